@@ -1,0 +1,71 @@
+# yaoju: two targets do all set-up on a fresh Debian machine with Go 1.26, git and
+# make: `make demo` and `make test`. The others are for longer searches and figures.
+
+BIN := .build/bin
+GO  ?= go
+
+# What the tests need beside Go: a C compiler for the race detector and the firmware's
+# header, Chromium for the screens, and a Chinese font for the console's pages.
+PACKAGES := gcc libc6-dev chromium fonts-noto-cjk
+
+.PHONY: demo build test tools check generated arm64 pictures fuzz soak bench font clean
+
+demo: build
+	@$(BIN)/yaoju demo $(ARGS)
+
+build:
+	@mkdir -p $(BIN)
+	$(GO) build -trimpath -o $(BIN) ./cmd/...
+
+test: tools check generated arm64
+	$(GO) test -race -timeout 30m ./...
+
+# tools installs what is missing, and asks nothing of a machine that has it all.
+tools:
+	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+		$$sudo apt-get update -q && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -q --no-install-recommends $$missing; \
+	fi
+
+check:
+	@bad=$$(gofmt -l cmd daemon protocol); if [ -n "$$bad" ]; then echo "not formatted by gofmt:"; echo "$$bad"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck -checks all ./...
+	gcc -std=c11 -Wall -Wextra -Werror -fsyntax-only -x c firmware/core/proto.h
+
+# generated fails if a generated file is not what go generate writes.
+generated:
+	@sum() { find protocol/schema firmware/core -type f | sort | xargs sha256sum; }; \
+	before=$$(sum); $(GO) generate ./... && after=$$(sum); \
+	if [ "$$before" != "$$after" ]; then echo "generated files were stale; go generate ./... has rewritten them: commit them"; exit 1; fi
+
+# The Pi's programs are pure Go: they build from any desk.
+arm64:
+	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build ./cmd/...
+
+# pictures takes the README's pictures from the real programs.
+pictures: tools
+	$(GO) test ./cmd/yaoju -run TestResident -count=1 -timeout 10m -pictures $(CURDIR)/daemon/web/pictures
+
+# fuzz gives every decoder FUZZTIME.
+FUZZTIME ?= 60s
+fuzz:
+	@for pkg in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x $$pkg || exit 1; \
+		done; \
+	done
+
+# soak kills the running machine over and over, with as many seeds as SEEDS says.
+SEEDS ?= 200
+soak: tools
+	$(GO) test ./cmd/yaoju -run 'TestKill' -count=1 -timeout 24h -seeds $(SEEDS) -v
+
+# bench prints figures; it judges nothing.
+bench: build
+	$(GO) test ./cmd/yaoju -run '^$$' -bench . -benchtime 200x -count=1 -timeout 20m
+	$(GO) test ./daemon/ledger ./daemon/district -run '^$$' -bench . -count=1 -timeout 20m
+
+clean:
+	rm -rf .build
