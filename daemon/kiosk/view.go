@@ -44,7 +44,6 @@ const (
 	TapBig      Tap = "big"      // large text on or off
 	TapContrast Tap = "contrast" // high contrast on or off
 	TapDiscreet Tap = "discreet" // product names hidden or shown
-	TapWake     Tap = "wake"     // a touch anywhere on the dimmed screen
 )
 
 // Lang is a language of the screen.
