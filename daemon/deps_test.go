@@ -1,0 +1,112 @@
+package daemon_test
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// allowed lists what each package may import from this module, tests aside. A new
+// edge is a design decision: change this table in the same commit and say why.
+var allowed = map[string]string{
+	"protocol":            "",
+	"protocol/board":      "protocol",
+	"protocol/board/gen":  "protocol/board",
+	"protocol/schema":     "protocol",
+	"protocol/schema/gen": "protocol/schema",
+	"daemon":              "",
+	"daemon/card":         "daemon/port",
+	"daemon/card/sim":     "",
+	"daemon/config":       "",
+	"daemon/dispense":     "protocol",
+	"daemon/district":     "protocol daemon/words",
+	"daemon/kiosk":        "protocol daemon/dispense",
+	"daemon/ledger":       "protocol daemon/dispense",
+	"daemon/machine":      "protocol protocol/board daemon/port",
+	"daemon/machine/sim":  "protocol protocol/board",
+	"daemon/port":         "",
+	"daemon/port/pty":     "",
+	"daemon/uplink":       "protocol",
+	"daemon/web":          "protocol daemon/kiosk daemon/words",
+	"daemon/words":        "",
+	"cmd/kioskd":          "protocol daemon/card daemon/config daemon/dispense daemon/kiosk daemon/ledger daemon/machine daemon/port daemon/uplink daemon/web",
+	"cmd/districtd":       "protocol daemon/config daemon/district",
+	"cmd/yaoju":           "protocol daemon/card/sim daemon/ledger daemon/machine/sim daemon/port/pty daemon/uplink",
+}
+
+// fenced names the packages that alone may use each library, shipped code and
+// tests alike.
+var fenced = map[string]string{
+	"database/sql":                          "daemon/ledger daemon/district",
+	"modernc.org/sqlite":                    "daemon/ledger daemon/district",
+	"go.bug.st/serial":                      "daemon/port",
+	"github.com/creack/pty":                 "daemon/port/pty",
+	"github.com/eclipse/paho.mqtt.golang":   "daemon/uplink",
+	"github.com/mochi-mqtt/server/v2":       "daemon/district",
+	"github.com/pelletier/go-toml/v2":       "daemon/config",
+	"github.com/chromedp":                   "daemon/web daemon/district cmd/yaoju",
+	"github.com/santhosh-tekuri/jsonschema": "protocol/schema",
+	"go.yaml.in/yaml":                       "protocol/schema",
+	"pgregory.net/rapid":                    "daemon/ledger",
+	"net/http":                              "daemon/web daemon/district cmd/kioskd cmd/districtd cmd/yaoju",
+}
+
+// unlinked names what a program must not carry, though something below it might.
+var unlinked = map[string][]string{
+	"cmd/kioskd":    {"github.com/mochi-mqtt", "yaoju/daemon/district", "yaoju/daemon/machine/sim", "yaoju/daemon/card/sim", "github.com/creack/pty"},
+	"cmd/districtd": {"go.bug.st/serial", "yaoju/daemon/machine", "yaoju/daemon/card", "yaoju/daemon/ledger", "yaoju/daemon/web", "github.com/eclipse/paho"},
+}
+
+func list(t *testing.T, args ...string) []string {
+	t.Helper()
+	out, err := exec.Command("go", append([]string{"list"}, args...)...).Output()
+	if err != nil {
+		t.Fatalf("go list %s: %v", strings.Join(args, " "), err)
+	}
+	return strings.Split(strings.TrimSpace(string(out)), "\n")
+}
+
+// within reports whether the import path is prefix or lies below it.
+func within(path, prefix string) bool {
+	return path == prefix || strings.HasPrefix(path, prefix+"/")
+}
+
+func TestImports(t *testing.T) {
+	const split = `{{.ImportPath}}|{{join .Imports " "}}|{{join .TestImports " "}} {{join .XTestImports " "}}`
+	for _, line := range list(t, "-f", split, "yaoju/...") {
+		part := strings.Split(line, "|")
+		pkg := strings.TrimPrefix(part[0], "yaoju/")
+		may, known := allowed[pkg]
+		if !known {
+			t.Errorf("%s is not in the table", pkg)
+		}
+		for _, imp := range strings.Fields(part[1]) {
+			if ours, ok := strings.CutPrefix(imp, "yaoju/"); ok && !slices.Contains(strings.Fields(may), ours) {
+				t.Errorf("%s may not import %s", pkg, ours)
+			}
+			if first, _, _ := strings.Cut(imp, "/"); strings.HasPrefix(pkg, "protocol") && strings.Contains(first, ".") {
+				t.Errorf("%s may import the standard library only, not %s", pkg, imp)
+			}
+		}
+		for _, imp := range strings.Fields(part[1] + " " + part[2]) {
+			for lib, who := range fenced {
+				if within(imp, lib) && !slices.Contains(strings.Fields(who), pkg) {
+					t.Errorf("%s may not use %s; only %s may", pkg, imp, who)
+				}
+			}
+		}
+	}
+}
+
+func TestNotLinked(t *testing.T) {
+	for program, libs := range unlinked {
+		for _, dep := range list(t, "-deps", "yaoju/"+program) {
+			for _, lib := range libs {
+				if within(dep, lib) {
+					t.Errorf("%s links %s", program, dep)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,164 @@
+package district
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"yaoju/protocol"
+)
+
+// A command may be obeyed for commandLife, from a little before it was given
+// because the clocks of two computers never agree. After that a person would no
+// longer expect it.
+const (
+	commandSlack = 2 * time.Minute
+	commandLife  = 15 * time.Minute
+)
+
+// maxRepeated bounds the commands given again to a machine that comes online.
+const maxRepeated = 16
+
+// ErrUnknownMachine says that the district has no such machine.
+var ErrUnknownMachine = errors.New("no such machine")
+
+// SetDesired makes a desired state the one that should be in force on its
+// machine. Its version is assigned here: what the caller put there is ignored. It
+// is stored when SetDesired returns, and published at once and at every start.
+func (d *District) SetDesired(ctx context.Context, want protocol.Desired) (protocol.DesiredVersion, error) {
+	var message []byte
+	err := d.store.tx(ctx, func(tx *sql.Tx) error {
+		now := time.Now()
+		if err := mustKnow(ctx, tx, want.Machine); err != nil {
+			return err
+		}
+		g, err := generation(ctx, tx)
+		if err != nil {
+			return err
+		}
+		want.DesiredVersion = protocol.DesiredVersion{Generation: g, Version: 1}
+		err = tx.QueryRowContext(ctx, `SELECT version + 1 FROM desired WHERE machine = ? AND generation = ?`, want.Machine, g).Scan(&want.Version)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return fmt.Errorf("read the version: %w", err)
+		}
+		if message, err = protocol.SignDesired(d.o.Signer, want); err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `INSERT INTO desired (machine, generation, version, body, message, made_ms) VALUES (?, ?, ?, ?, ?, ?)
+			ON CONFLICT DO UPDATE SET generation = excluded.generation, version = excluded.version, body = excluded.body, message = excluded.message, made_ms = excluded.made_ms`,
+			want.Machine, g, want.Version, protocol.Encode(want), message, now.UnixMilli())
+		return err
+	})
+	if err != nil {
+		return protocol.DesiredVersion{}, fmt.Errorf("set the desired state of %s: %w", want.Machine, err)
+	}
+	d.wake(want.Machine)
+	return want.DesiredVersion, d.broker.publish(protocol.DesiredTopic(want.Machine), message, true)
+}
+
+// Send gives a machine a command; slot is 0 for a verb that takes none. It is
+// stored when Send returns, and given again if the machine comes online before it
+// expires. The answer is an event.
+func (d *District) Send(ctx context.Context, m protocol.MachineID, verb protocol.Verb, slot protocol.Slot) (protocol.Command, error) {
+	now := time.Now()
+	c := protocol.Command{
+		ID:          newCommandID(),
+		Machine:     m,
+		NotBeforeMS: now.Add(-commandSlack).UnixMilli(),
+		ExpiresMS:   now.Add(commandLife).UnixMilli(),
+		Verb:        verb,
+		Slot:        slot,
+	}
+	var message []byte
+	err := d.store.tx(ctx, func(tx *sql.Tx) error {
+		err := mustKnow(ctx, tx, m)
+		if err != nil {
+			return err
+		}
+		if c.Generation, err = generation(ctx, tx); err != nil {
+			return err
+		}
+		err = tx.QueryRowContext(ctx, `SELECT coalesce(max(counter), 0) + 1 FROM command WHERE machine = ? AND generation = ?`, m, c.Generation).Scan(&c.Counter)
+		if err != nil {
+			return fmt.Errorf("count the command: %w", err)
+		}
+		if message, err = protocol.SignCommand(d.o.Signer, c); err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `INSERT INTO command (id, machine, generation, counter, verb, slot, message, made_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			c.ID, m, c.Generation, c.Counter, c.Verb, c.Slot, message, now.UnixMilli(), c.ExpiresMS)
+		return err
+	})
+	if err != nil {
+		return protocol.Command{}, fmt.Errorf("send %s to %s: %w", verb, m, err)
+	}
+	d.o.Log.Info("command sent", "device", m, "command", c.ID, "verb", verb, "slot", slot)
+	d.wake(m)
+	return c, d.broker.publish(protocol.CommandTopic(m), message, false)
+}
+
+func newCommandID() string {
+	var b [12]byte
+	rand.Read(b[:]) // never fails: crypto/rand ends the process instead
+	return "c-" + hex.EncodeToString(b[:])
+}
+
+func mustKnow(ctx context.Context, q querier, m protocol.MachineID) error {
+	var n int
+	if err := q.QueryRowContext(ctx, `SELECT count(*) FROM machine WHERE id = ?`, m).Scan(&n); err != nil {
+		return fmt.Errorf("look %s up: %w", m, err)
+	}
+	if n == 0 {
+		return ErrUnknownMachine
+	}
+	return nil
+}
+
+// repeatCommands gives a machine again what it may have missed. It knows by the
+// id what it has done already.
+func (d *District) repeatCommands(ctx context.Context, m protocol.MachineID) error {
+	var due [][]byte
+	err := rows(ctx, d.store.write, `SELECT message FROM command WHERE machine = ? AND result IS NULL AND expires_ms > ?
+		ORDER BY generation, counter LIMIT ?`, []any{m, time.Now().UnixMilli(), maxRepeated}, func(r *sql.Rows) error {
+		var b []byte
+		err := r.Scan(&b)
+		due = append(due, b)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("list the commands of %s: %w", m, err)
+	}
+	for _, b := range due {
+		if err := d.broker.publish(protocol.CommandTopic(m), b, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// publishDesired retains every desired state in the broker, which forgets them
+// when it stops.
+func (d *District) publishDesired(ctx context.Context) error {
+	return rows(ctx, d.store.write, `SELECT machine, message FROM desired`, nil, func(r *sql.Rows) error {
+		var m protocol.MachineID
+		var b []byte
+		if err := r.Scan(&m, &b); err != nil {
+			return fmt.Errorf("list the desired states: %w", err)
+		}
+		return d.broker.publish(protocol.DesiredTopic(m), b, true)
+	})
+}
+
+// decodeDesired decodes a desired state out of the store.
+func decodeDesired(body []byte) (protocol.Desired, error) {
+	var want protocol.Desired
+	if err := json.Unmarshal(body, &want); err != nil {
+		return want, fmt.Errorf("stored desired state: %w", err)
+	}
+	return want, nil
+}
