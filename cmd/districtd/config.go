@@ -1,0 +1,166 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	"yaoju/daemon/config"
+	"yaoju/daemon/district"
+	"yaoju/protocol"
+)
+
+// Config is districtd.toml, checked.
+type Config struct {
+	Data          string `toml:"data"` // folder of the database and the signing key
+	Zone          string `toml:"zone"` // of days and dates
+	Lang          string `toml:"lang"` // of pages that ask for none: zh-CN or en
+	Log           string `toml:"log"`
+	AcceptUnknown bool   `toml:"accept_unknown"` // machines nobody listed may connect and are registered: for trials only
+	Name          Text   `toml:"name"`
+
+	Console struct {
+		Listen string `toml:"listen"`
+	} `toml:"console"`
+	MQTT struct {
+		Listen string `toml:"listen"`
+	} `toml:"mqtt"`
+
+	Policy   Policy    `toml:"policy"`
+	Products []Product `toml:"product"`
+	Texts    Texts     `toml:"texts"`
+	Nearby   []Nearby  `toml:"nearby"`
+	Machines []Machine `toml:"machine"`
+
+	zone  *time.Location
+	level slog.Level
+}
+
+// Text is a phrase in both languages.
+type Text struct {
+	ZH string `toml:"zh"`
+	EN string `toml:"en"`
+}
+
+// Policy is who may take how much.
+type Policy struct {
+	AgeFrom int    `toml:"age_from"`
+	AgeTo   int    `toml:"age_to"`
+	Rules   []Rule `toml:"rule"`
+}
+
+// Rule is one quota rule, as protocol.Rule.
+type Rule struct {
+	Class string `toml:"class"`
+	Max   int    `toml:"max"`
+	Units bool   `toml:"units"`
+	Per   string `toml:"per"`
+	Days  int    `toml:"days"`
+}
+
+// Product is something machines give, as protocol.Product.
+type Product struct {
+	ID     string `toml:"id"`
+	Letter string `toml:"letter"`
+	Class  string `toml:"class"`
+	Units  int    `toml:"units"`
+	Name   Text   `toml:"name"`
+	Note   Text   `toml:"note"`
+}
+
+// Texts are the words that differ from place to place.
+type Texts struct {
+	Authority Text   `toml:"authority"`
+	Phone     string `toml:"phone"`
+	RestockBy string `toml:"restock_by"`
+}
+
+// Nearby is another machine a resident could walk to.
+type Nearby struct {
+	Name  Text `toml:"name"`
+	Where Text `toml:"where"`
+}
+
+// Machine is one machine and what its slots should hold.
+type Machine struct {
+	ID     string  `toml:"id"`
+	Name   Text    `toml:"name"`
+	Street Text    `toml:"street"`
+	Where  Text    `toml:"where"` // in the building
+	Slots  []Slots `toml:"slots"`
+}
+
+// Slots are slots that hold the same product.
+type Slots struct {
+	Slots    []uint8 `toml:"slots"`
+	Product  string  `toml:"product"`
+	Capacity int     `toml:"capacity"`
+	Par      int     `toml:"par"`
+}
+
+func parseConfig(name string, r io.Reader) (Config, error) {
+	c := Config{Zone: "Asia/Shanghai", Lang: "zh-CN", Log: "info"}
+	c.Console.Listen, c.MQTT.Listen = "127.0.0.1:8090", "127.0.0.1:1883"
+	d := config.Decode(name, r, &c)
+	d.Need(c.Data != "", "data", "missing: the folder of the database, such as \"/var/lib/yaoju-district\"")
+	d.Need(c.Lang == "zh-CN" || c.Lang == "en", "lang", "want \"zh-CN\" or \"en\"")
+	d.Need(c.level.UnmarshalText([]byte(c.Log)) == nil, "log", "want \"debug\", \"info\", \"warn\" or \"error\"")
+	d.Check("name", protocol.Text(c.Name).Valid("name"))
+	var err error
+	c.zone, err = time.LoadLocation(c.Zone)
+	d.Check("zone", err)
+	host, _, err := net.SplitHostPort(c.Console.Listen)
+	d.Need(err == nil && net.ParseIP(host).IsLoopback(), "console.listen", "want a loopback address with a port, such as \"127.0.0.1:8090\": pages have no sign-in yet")
+	_, _, err = net.SplitHostPort(c.MQTT.Listen)
+	d.Need(err == nil, "mqtt.listen", "want an address with a port, such as \"127.0.0.1:1883\"")
+
+	if len(c.Machines) > 0 { // what they should hold has to be sound before it is sent
+		d.Check("policy", c.policy().Valid())
+	}
+	seen := map[string]int{}
+	for i, m := range c.Machines {
+		key := fmt.Sprintf("machine[%d]", i)
+		want := c.desired(m)
+		want.DesiredVersion = protocol.DesiredVersion{Generation: 1, Version: 1}
+		if was, twice := seen[m.ID]; twice {
+			d.Need(false, key+".id", "%q is machine[%d] already", m.ID, was)
+		}
+		seen[m.ID] = i
+		d.Check(key, protocol.Text(m.Name).Valid("name"))
+		d.Check(key, want.Valid())
+	}
+	return c, d.Err()
+}
+
+func (c Config) policy() protocol.Policy {
+	p := protocol.Policy{AgeFrom: c.Policy.AgeFrom, AgeTo: c.Policy.AgeTo}
+	for _, r := range c.Policy.Rules {
+		p.Rules = append(p.Rules, protocol.Rule{Class: r.Class, Max: r.Max, Units: r.Units, Per: protocol.Per(r.Per), Days: r.Days})
+	}
+	return p
+}
+
+// desired is what should be so on m, by this file; the district gives it a version.
+func (c Config) desired(m Machine) protocol.Desired {
+	d := protocol.Desired{Machine: protocol.MachineID(m.ID), Policy: c.policy(),
+		Texts: protocol.Texts{Authority: protocol.Text(c.Texts.Authority), Phone: c.Texts.Phone, RestockBy: protocol.DateOnly(c.Texts.RestockBy)}}
+	for _, p := range c.Products {
+		d.Products = append(d.Products, protocol.Product{ID: protocol.ProductID(p.ID), Letter: p.Letter, Class: p.Class, Units: p.Units,
+			Name: protocol.Text(p.Name), Note: protocol.Text(p.Note)})
+	}
+	for _, s := range m.Slots {
+		for _, n := range s.Slots {
+			d.Planogram = append(d.Planogram, protocol.SlotPlan{Slot: protocol.Slot(n), Product: protocol.ProductID(s.Product), Capacity: s.Capacity, Par: s.Par})
+		}
+	}
+	for _, n := range c.Nearby {
+		d.Nearby = append(d.Nearby, protocol.Nearby{Name: protocol.Text(n.Name), Where: protocol.Text(n.Where)})
+	}
+	return d
+}
+
+func (m Machine) place() district.Place {
+	return district.Place{Machine: protocol.MachineID(m.ID), Name: protocol.Text(m.Name), Street: protocol.Text(m.Street), Where: protocol.Text(m.Where)}
+}

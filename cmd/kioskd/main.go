@@ -1,0 +1,190 @@
+// Command kioskd runs one dispensing machine: its card reader, motor board,
+// ledger, screen and line to the district.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"syscall"
+	"time"
+	_ "time/tzdata" // a Pi without zone files still knows its days
+
+	"golang.org/x/sync/errgroup"
+
+	"yaoju/daemon/card"
+	"yaoju/daemon/dispense"
+	"yaoju/daemon/kiosk"
+	"yaoju/daemon/ledger"
+	"yaoju/daemon/machine"
+	"yaoju/daemon/port"
+	"yaoju/daemon/uplink"
+	"yaoju/daemon/web"
+	"yaoju/protocol"
+)
+
+// version is set by the release build with -ldflags "-X main.version=...".
+var version = "dev"
+
+func main() {
+	path := flag.String("config", "/etc/yaoju/kioskd.toml", "configuration file")
+	check := flag.Bool("check", false, "check the configuration and exit")
+	show := flag.Bool("version", false, "print the version and exit")
+	flag.Parse()
+	if *show {
+		fmt.Println("kioskd", version)
+		return
+	}
+	cfg, err := readConfig(*path)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
+	if *check {
+		fmt.Println(*path + ": good")
+		return
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.level}))
+	// No core dump: for milliseconds a card number is in memory.
+	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
+		log.Warn("core dumps not switched off", "err", err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, cfg, log); err != nil {
+		log.Error("kioskd stopped", "err", err)
+		os.Exit(1)
+	}
+}
+
+func readConfig(path string) (Config, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("kioskd: %w", err)
+	}
+	defer f.Close()
+	return parseConfig(path, f)
+}
+
+// markEpoch is how long one mark key is used. A card is known for one to two
+// epochs, and no quota window is longer than a year.
+const markEpoch = 366 * 24 * time.Hour
+
+// softMemory keeps the garbage collector ahead of a heap that idles at a few
+// megabytes on a machine with room for nothing else to matter.
+const softMemory = 48 << 20
+
+func run(ctx context.Context, cfg Config, log *slog.Logger) error {
+	debug.SetMemoryLimit(softMemory)
+	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+		return fmt.Errorf("data folder: %w", err)
+	}
+	book, err := ledger.Open(ctx, ledger.Options{Path: filepath.Join(cfg.Data, "ledger.db"), Machine: cfg.Machine,
+		Software: version, Zone: cfg.zone, Log: log.With("part", "ledger"), Synced: synced(cfg.Clock)})
+	if err != nil {
+		return err
+	}
+	defer book.Close()
+	keys, err := card.OpenKeys(filepath.Join(cfg.Data, "marks.key"), markEpoch)
+	if err != nil {
+		return err
+	}
+
+	board := machine.New(dial(cfg.Board), log.With("part", "machine", "device", cfg.Board.Path), machine.Options{})
+	reader := card.New(dial(cfg.Reader), cfg.Reader.Baud, keys, cfg.zone, log.With("part", "card", "device", cfg.Reader.Path))
+	dispenser := dispense.New(book, board, log.With("part", "dispense"))
+	warden := kiosk.NewWarden(body{board}, cards{reader}, book, rules{book}, dispenser, log.With("part", "warden"))
+	booth := kiosk.New(cards{reader}, shelf{book}, dispenser, warden, kiosk.Options{Machine: cfg.Machine, Zone: cfg.zone,
+		Consent: cfg.Consent == "tap", Desired: book.Desired, Log: log.With("part", "kiosk")})
+	line, err := uplink.New(uplink.Options{Machine: cfg.Machine, Chain: book, Identity: book,
+		State: report{book, board, warden}.state, Desired: book.Apply, Command: obey(book),
+		Trusted: cfg.keys, Dial: dialBroker(cfg.District.address), Log: log.With("part", "uplink")})
+	if err != nil {
+		return err
+	}
+
+	listener, err := net.Listen("tcp", cfg.Screen.Listen)
+	if err != nil {
+		return fmt.Errorf("screen: %w (is kioskd running already?)", err)
+	}
+	page := web.New(booth, web.Options{Hosts: []string{listener.Addr().String()}, Frame: cfg.Screen.Frame, Log: log.With("part", "web")})
+	log.Info("kioskd started", "version", version, "machine", cfg.Machine, "screen", "http://"+listener.Addr().String())
+
+	// What acts stops first; what it leans on stops last.
+	acting, ctx := errgroup.WithContext(ctx)
+	base, stopBase := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBase()
+	leaning, base := errgroup.WithContext(base)
+	acting.Go(func() error { return booth.Run(ctx) })
+	acting.Go(func() error { return warden.Run(ctx) })
+	acting.Go(func() error { return housekeeping(ctx, book, keys) })
+	acting.Go(func() error { // a base that fails takes everything down: systemd starts us again
+		select {
+		case <-base.Done():
+			return context.Cause(base)
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	leaning.Go(func() error { return board.Run(base) })
+	leaning.Go(func() error { return reader.Run(base) })
+	leaning.Go(func() error { return line.Run(base) })
+	leaning.Go(func() error { return serve(base, listener, page) })
+	err = acting.Wait()
+	stopBase()
+	return errors.Join(err, leaning.Wait())
+}
+
+// dial opens a serial line each time it is asked.
+func dial(l Line) func(context.Context) (io.ReadWriteCloser, error) {
+	return func(context.Context) (io.ReadWriteCloser, error) { return port.Open(l.Path, l.Baud) }
+}
+
+func dialBroker(address string) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		d := net.Dialer{Timeout: 10 * time.Second} // a mobile network may take this long to route
+		return d.DialContext(ctx, "tcp", address)
+	}
+}
+
+// serve answers the page until ctx ends. Streams of events stay open, so they are
+// cut, not waited for.
+func serve(ctx context.Context, l net.Listener, h http.Handler) error {
+	s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	stop := context.AfterFunc(ctx, func() { s.Close() })
+	defer stop()
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("screen: %w", err)
+	}
+	return nil
+}
+
+// housekeeping deletes marks whose window has ended and moves the mark keys on.
+func housekeeping(ctx context.Context, book *ledger.Ledger, keys *card.Keys) error {
+	tick := time.NewTicker(time.Hour)
+	defer tick.Stop()
+	for {
+		if book.Clock() == protocol.ClockSynced { // a clock that runs ahead would destroy keys for good
+			if err := keys.Advance(time.Now()); err != nil {
+				return err
+			}
+		}
+		if err := book.Purge(ctx); err != nil && ctx.Err() == nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}

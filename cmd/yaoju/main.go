@@ -1,0 +1,64 @@
+// Command yaoju is the operator's tool. Its demo runs a district and simulated
+// machines on loopback, with no hardware and nothing installed.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	_ "time/tzdata" // the demo's days are Shanghai's wherever it runs
+)
+
+// version is set by the release build with -ldflags "-X main.version=...".
+var version = "dev"
+
+const usage = `usage: yaoju COMMAND [FLAGS]
+
+  demo      run a district and simulated machines on loopback
+  version   print the version
+
+yaoju COMMAND -h lists the flags of a command.
+`
+
+func main() {
+	if len(os.Args) < 2 {
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	switch command, args := os.Args[1], os.Args[2:]; command {
+	case "demo":
+		o := demoFlags(args)
+		log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+		if err := demo(ctx, o, os.Stdout, log); err != nil {
+			fmt.Fprintln(os.Stderr, "yaoju demo:", err)
+			os.Exit(1)
+		}
+	case "version":
+		fmt.Println("yaoju", version)
+	default:
+		fmt.Fprintf(os.Stderr, "yaoju: unknown command %q\n\n%s", command, usage)
+		os.Exit(2)
+	}
+}
+
+func demoFlags(args []string) demoOptions {
+	var o demoOptions
+	f := flag.NewFlagSet("yaoju demo", flag.ExitOnError)
+	f.IntVar(&o.machines, "machines", 10, "light machines beside the complete one, 0 to 200")
+	f.Float64Var(&o.speed, "speed", 120, "how many times more residents than in life come to the light machines")
+	f.StringVar(&o.bench, "bench", "127.0.0.1:8070", "address of the demo machine's bench")
+	f.StringVar(&o.console, "console", "127.0.0.1:8090", "address of the district's console")
+	f.StringVar(&o.keep, "keep", "", "folder to keep the data and logs in; empty: a temporary one, removed at the end")
+	f.Parse(args) // ends the process on an error
+	if o.machines < 0 || o.machines > 200 || o.speed <= 0 || f.NArg() > 0 {
+		fmt.Fprintln(os.Stderr, "yaoju demo: want 0 to 200 machines, a speed above 0 and no further words")
+		os.Exit(2)
+	}
+	return o
+}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"path/filepath"
+	"sync"
+	"time"
+
+	reader "yaoju/daemon/card/sim"
+	"yaoju/daemon/ledger"
+	board "yaoju/daemon/machine/sim"
+	"yaoju/daemon/port/pty"
+	"yaoju/protocol"
+)
+
+// rig is the hardware of one machine in software: a motor board and a card reader
+// on real serial lines.
+type rig struct {
+	board  *board.Board
+	reader *reader.Reader
+	dir    string
+	log    *slog.Logger
+
+	plugs chan plug // asked of Run
+
+	heard func(at time.Time) // a VEND frame arrived; set before Run
+}
+
+// plug puts one device's cable in or takes it out.
+type plug struct {
+	device string
+	in     bool
+	done   chan error
+}
+
+// The names under which kioskd finds its lines, below the rig's folder.
+const (
+	boardLine  = "board"
+	readerLine = "reader"
+)
+
+// newRig makes the hardware, with the pieces of the plan in the spirals.
+func newRig(dir string, turn, readTakes time.Duration, stock []bay, log *slog.Logger) *rig {
+	r := &rig{dir: dir, log: log, plugs: make(chan plug), reader: reader.New(readTakes)}
+	r.board = board.New(board.Options{Serial: 0xA17E, Build: 1, Turn: turn, Rand: rand.New(rand.NewPCG(17, 17)),
+		Heard: func(_ protocol.VendID, at time.Time) { r.heard(at) }})
+	r.heard = func(time.Time) {}
+	for _, b := range stock {
+		r.board.Load(b.slot, b.pieces)
+	}
+	return r
+}
+
+func (r *rig) path(device string) string { return filepath.Join(r.dir, device) }
+
+// Run keeps both devices on their lines until ctx ends.
+func (r *rig) Run(ctx context.Context) error {
+	serve := map[string]func(context.Context, io.ReadWriteCloser) error{boardLine: r.board.Serve, readerLine: r.reader.Serve}
+	sockets := map[string]*pty.Socket{}
+	var serving sync.WaitGroup
+	connect := func(device string, in bool) error {
+		if !in {
+			return sockets[device].Unplug()
+		}
+		line, err := sockets[device].Plug()
+		if err != nil {
+			return err
+		}
+		serving.Go(func() {
+			if err := serve[device](ctx, line); err != nil && ctx.Err() == nil {
+				r.log.Debug("line ended", "device", device, "err", err) // it was unplugged
+			}
+		})
+		return nil
+	}
+	var errs []error
+	for device := range serve {
+		sockets[device] = pty.NewSocket(r.path(device))
+		errs = append(errs, connect(device, true))
+	}
+	for err := errors.Join(errs...); err == nil; {
+		select {
+		case p := <-r.plugs:
+			p.done <- connect(p.device, p.in)
+			continue
+		case <-ctx.Done():
+		}
+		break
+	}
+	for _, s := range sockets {
+		errs = append(errs, s.Unplug())
+	}
+	serving.Wait()
+	return errors.Join(errs...)
+}
+
+// cable puts a device's cable in or takes it out.
+func (r *rig) cable(ctx context.Context, device string, in bool) error {
+	p := plug{device, in, make(chan error, 1)}
+	select {
+	case r.plugs <- p:
+		return <-p.done
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// stockLedger makes the ledger of a machine as a restocker would leave it: the
+// planogram in force and every spiral filled.
+func stockLedger(ctx context.Context, path string, d protocol.Desired, stock []bay, zone *time.Location, log *slog.Logger) error {
+	l, err := ledger.Open(ctx, ledger.Options{Path: path, Machine: d.Machine, Software: version, Zone: zone, Log: log, Synced: func() bool { return true }})
+	if err != nil {
+		return err
+	}
+	d.DesiredVersion = protocol.DesiredVersion{Generation: 1, Version: 1} // the district's own is newer
+	err = l.Apply(ctx, d)
+	for _, b := range stock {
+		if err == nil && b.pieces > 0 {
+			err = l.Load(ctx, protocol.Stock{Slot: b.slot, Product: b.product, Batch: b.batch, Expiry: b.expiry}, b.pieces, restocker)
+		}
+	}
+	if err := errors.Join(err, l.Close()); err != nil {
+		return fmt.Errorf("stock the ledger: %w", err)
+	}
+	return nil
+}
