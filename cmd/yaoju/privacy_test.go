@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"math/rand/v2"
@@ -29,11 +30,12 @@ import (
 func TestNoPersonalData(t *testing.T) {
 	t.Parallel()
 	const machines, residents = 4, 25
-	var group sync.WaitGroup
 	for n := range machines {
-		group.Go(func() { visitMachine(t, uint64(n), residents) })
+		t.Run(fmt.Sprintf("machine %d", n+1), func(t *testing.T) {
+			t.Parallel()
+			visitMachine(t, uint64(n), residents)
+		})
 	}
-	group.Wait()
 }
 
 // record keeps every byte written to it.
@@ -54,14 +56,12 @@ func visitMachine(t *testing.T, seed uint64, residents int) {
 	pl.turn, pl.readTakes = 150*time.Millisecond, 20*time.Millisecond
 	tn := assemble(t, pl)
 	if err := tn.startDistrict(t.Context()); err != nil {
-		t.Error(err)
-		return
+		t.Fatal(err)
 	}
 	traffic := &record{}
 	tn.tap(t, traffic)
 	if err := tn.startKiosk(t.Context()); err != nil {
-		t.Error(err)
-		return
+		t.Fatal(err)
 	}
 	p := newPerson(t, tn)
 	p.saw = traffic
@@ -90,15 +90,14 @@ func visitMachine(t *testing.T, seed uint64, residents int) {
 			p.tap("next", "")
 		}
 	}
-	t.Logf("machine %d: %v", seed, seen)
+	t.Log(seen)
 	if seen["take"] == 0 || seen["early"]+seen["age"] == 0 {
-		t.Errorf("machine %d: only %v: the search would prove little", seed, seen)
+		t.Errorf("only %v: the search would prove little", seen)
 	}
 	for _, page := range []string{"/", "/?lang=en", "/machines/" + string(siteOf(0).machine)} {
 		r, err := p.client.Get("http://" + tn.console + page)
 		if err != nil {
-			t.Error(err)
-			return
+			t.Fatal(err)
 		}
 		if _, err := io.Copy(traffic, r.Body); err != nil {
 			t.Error(err)
@@ -185,6 +184,7 @@ func (t *town) tap(tb testing.TB, into io.Writer) {
 				near.Close()
 				continue
 			}
+			context.AfterFunc(tb.Context(), func() { near.Close(); far.Close() })
 			carry := func(to, from net.Conn) {
 				io.Copy(io.MultiWriter(to, into), from) // ends when either side does
 				to.Close()

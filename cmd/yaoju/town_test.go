@@ -169,11 +169,11 @@ func (p *person) awaits(screens ...string) string {
 // bounce time of the last does nothing, as in life.
 func (p *person) tap(tap string, product protocol.ProductID) {
 	p.t.Helper()
-	_, serial, screen := p.look()
+	_, _, screen := p.look()
 	deadline := time.Now().Add(20 * time.Second)
 	for time.Now().Before(deadline) {
-		token, now, at := p.look()
-		if now != serial || at != screen {
+		token, serial, at := p.look()
+		if at != screen && at != "" {
 			return
 		}
 		body, err := json.Marshal(map[string]any{"token": token, "serial": serial, "tap": tap, "product": product})

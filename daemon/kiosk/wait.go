@@ -216,9 +216,14 @@ func (m Modes) flip(t Tap) Modes {
 
 func (k *Kiosk) touch(now time.Time) { k.touched = now }
 
-// show puts a new screen up. Modes, time and place stay; everything else is new.
+// show puts a new screen up. Modes, time and place stay; everything else is new. A
+// screen that is only drawn again, because the stock changed, keeps its serial: a
+// finger on its way to a button that is still there does not miss.
 func (k *Kiosk) show(v View) {
-	v.Modes, v.Beep, v.CardLeft, v.Serial = k.now.Modes, k.now.Beep, k.left.calling, k.now.Serial+1
+	v.Modes, v.Beep, v.CardLeft, v.Serial = k.now.Modes, k.now.Beep, k.left.calling, k.now.Serial
+	if v.Screen != k.now.Screen || k.now.Covered || v.LookAgain || v.Serial == 0 {
+		v.Serial++
+	}
 	v.Now, v.Place = time.Now().In(k.o.Zone).Truncate(time.Minute), k.place()
 	k.now = v
 	k.publish(v)
