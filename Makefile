@@ -67,5 +67,14 @@ bench: build
 	$(GO) test ./cmd/yaoju -run '^$$' -bench . -benchtime 200x -count=1 -timeout 20m
 	$(GO) test ./daemon/ledger ./daemon/district -run '^$$' -bench . -count=1 -timeout 20m
 
+# font cuts the screen's font down to the characters in chars.txt. It needs Debian's
+# fonttools, python3-brotli and fonts-noto-cjk; its result is committed.
+font:
+	for w in Regular:regular Bold:bold; do \
+		/usr/bin/pyftsubset /usr/share/fonts/opentype/noto/NotoSansCJK-$${w%%:*}.ttc --font-number=2 --text-file=daemon/web/assets/chars.txt \
+			--flavor=woff2 --layout-features=tnum,locl --no-hinting --desubroutinize --name-IDs=0,1,2,3,4,5,6,13,14 \
+			--output-file=daemon/web/assets/$${w##*:}.woff2; \
+	done
+
 clean:
 	rm -rf .build

@@ -75,6 +75,7 @@ type Guard interface {
 // Condition is the machine as far as a session must know it.
 type Condition struct {
 	Closed  protocol.Fault // why nobody is served; 0: open
+	Open    bool           // a vend may be open: nobody can promise that nothing was counted
 	Percent int            // progress of the motor that turns, 0 to 100
 }
 
@@ -147,7 +148,7 @@ type press struct {
 func New(cards Cards, shelf Shelf, counter Counter, guard Guard, o Options) *Kiosk {
 	k := &Kiosk{cards: cards, shelf: shelf, counter: counter, guard: guard, o: o,
 		taps: make(chan press, tapQueue), changed: make(chan struct{})}
-	k.now = View{Screen: Fault, Code: protocol.FaultBoardSilent.Code(), Modes: Modes{Lang: ZH}, Now: time.Now().In(o.Zone)}
+	k.now = View{Screen: Fault, Code: protocol.FaultBoardSilent.Code(), Open: true, Modes: Modes{Lang: ZH}, Now: time.Now().In(o.Zone)}
 	k.now.Place = k.place()
 	k.view = k.now
 	return k
@@ -189,10 +190,10 @@ func (k *Kiosk) rest(ctx context.Context) {
 		return
 	case err != nil:
 		k.o.Log.Error("shelf not readable", "err", err)
-		k.show(View{Screen: Fault, Code: protocol.FaultLedger.Code()})
+		k.show(View{Screen: Fault, Code: protocol.FaultLedger.Code(), Open: true})
 		k.wait(ctx, pause{rest: true, busy: true, ends: bookLimit})
 	case cond.Closed != 0:
-		k.show(View{Screen: Fault, Code: cond.Closed.Code()})
+		k.show(View{Screen: Fault, Code: cond.Closed.Code(), Open: cond.Open})
 		k.wait(ctx, pause{rest: true, closed: cond.Closed})
 	case !slices.ContainsFunc(offer, inStock):
 		k.show(View{Screen: Empty})

@@ -226,6 +226,7 @@ func summary(v View) string {
 	say(v.CardLeft, "card left")
 	say(v.LookAgain, "look again")
 	say(v.Code != "", "%s", v.Code)
+	say(v.Open, "open")
 	say(v.Dim, "dim")
 	say(v.Beep > 0, "beep %d", v.Beep)
 	return strings.Join(s, " ")
@@ -352,7 +353,7 @@ func (d *desk) play(k *Kiosk, f []string, line string) {
 		d.stock.set(stock)
 	case "fault":
 		n, _ := strconv.Atoi(arg(1))
-		d.cond.set(Condition{Closed: protocol.Fault(n)})
+		d.cond.set(Condition{Closed: protocol.Fault(n), Open: len(f) > 2 && f[2] == "open"})
 	case "consent":
 	case "wait":
 		w, err := time.ParseDuration(arg(1))

@@ -84,6 +84,7 @@ type View struct {
 	CardLeft  bool      // a card lies on the reader after the box came: "please take your card"
 	LookAgain bool      // take: "nothing came out" was tapped, but the drop sensor saw it fall: please look again
 	Code      string    // fault: small staff code, F-103
+	Open      bool      // fault: a vend may be open, so "nothing was counted" is not said
 	Dim       bool      // attract: nobody for 10 minutes
 	Beep      uint64    // rises when the reader's beep is due, and when a card left lying calls
 

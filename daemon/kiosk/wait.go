@@ -157,6 +157,7 @@ func (k *Kiosk) tick(now, begun time.Time, p pause, cond Condition) time.Time {
 		sooner(next)
 	}
 	v.CardLeft, v.Beep = k.left.calling, k.now.Beep
+	v.Open = p.closed != 0 && cond.Open
 	k.publish(v)
 	return due
 }

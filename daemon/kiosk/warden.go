@@ -91,7 +91,7 @@ type Warden struct {
 // NewWarden returns a warden that keeps the machine closed until Run.
 func NewWarden(m Machine, p Plate, b Book, r Rules, mend Recoverer, log *slog.Logger) *Warden {
 	return &Warden{machine: m, plate: p, book: b, rules: r, mend: mend, log: log,
-		cond: Condition{Closed: protocol.FaultBoardSilent}, changed: make(chan struct{}),
+		cond: Condition{Closed: protocol.FaultBoardSilent, Open: true}, changed: make(chan struct{}),
 		standing: map[protocol.FaultRaised]bool{}, silent: map[protocol.Fault]time.Time{}}
 }
 
@@ -140,7 +140,7 @@ func (w *Warden) Run(ctx context.Context) error {
 		if err := w.record(ctx, body, pres); err != nil {
 			return ended(ctx, err)
 		}
-		w.publish(Condition{Closed: w.closed(body, pres), Percent: body.Percent})
+		w.publish(Condition{Closed: w.closed(body, pres), Open: w.open > 0 || w.healed == 0 || w.healed != w.session, Percent: body.Percent})
 
 		alarm := time.NewTimer(wardenTick)
 		select {

@@ -361,7 +361,7 @@ type trouble struct {
 }
 
 // Trouble chooses the words by the staff code. "Nothing was counted" is said only
-// where no box can be on its way: a reader or a disk that fails moves no motor.
+// while no vend is open.
 func (s scene) Trouble() trouble {
 	switch s.Code {
 	case protocol.FaultPaused.Code():
@@ -370,8 +370,9 @@ func (s scene) Trouble() trouble {
 		return trouble{"fault", "door.title", "door.lead", "door.voice"}
 	case protocol.FaultClock.Code():
 		return trouble{"fault", "clock.title", "clock.lead", "clock.voice"}
-	case protocol.FaultReader.Code(), protocol.FaultDisk.Code():
-		return trouble{"fault", "fault.title", "fault.lead", "fault.voice"}
 	}
-	return trouble{"fault", "fault.title", "fault.told", "fault.told.voice"}
+	if s.Open {
+		return trouble{"fault", "fault.title", "fault.told", "fault.told.voice"}
+	}
+	return trouble{"fault", "fault.title", "fault.lead", "fault.voice"}
 }
