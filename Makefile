@@ -15,7 +15,7 @@ demo: build
 
 build:
 	@mkdir -p $(BIN)
-	$(GO) build -trimpath -o $(BIN) ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./cmd/...
 
 test: tools check generated arm64
 	$(GO) test -race -timeout 30m ./...
@@ -46,7 +46,7 @@ arm64:
 
 # pictures takes the README's pictures from the real programs.
 pictures: tools
-	$(GO) test ./cmd/yaoju -run TestResident -count=1 -timeout 10m -pictures $(CURDIR)/daemon/web/pictures
+	$(GO) test ./cmd/yaoju -run TestDemoPages -count=1 -timeout 10m -pictures $(CURDIR)/daemon/web/pictures
 
 # fuzz gives every decoder FUZZTIME.
 FUZZTIME ?= 60s
@@ -63,9 +63,10 @@ soak: tools
 	$(GO) test ./cmd/yaoju -run 'TestKill' -count=1 -timeout 24h -seeds $(SEEDS) -v
 
 # bench prints figures; it judges nothing.
-bench: build
-	$(GO) test ./cmd/yaoju -run '^$$' -bench . -benchtime 200x -count=1 -timeout 20m
-	$(GO) test ./daemon/ledger ./daemon/district -run '^$$' -bench . -count=1 -timeout 20m
+bench:
+	$(GO) test ./cmd/yaoju -run '^$$' -bench CardToMotor -benchtime 100x -timeout 20m
+	$(GO) test ./cmd/yaoju -run '^$$' -bench 'Idle|Binary' -benchtime 1x -timeout 20m
+	$(GO) test ./daemon/ledger ./daemon/district -run '^$$' -bench . -timeout 20m
 
 # font cuts the screen's font down to the characters in chars.txt. It needs Debian's
 # fonttools, python3-brotli and fonts-noto-cjk; its result is committed.

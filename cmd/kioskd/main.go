@@ -79,12 +79,7 @@ func readConfig(path string) (Config, error) {
 // epochs, and no quota window is longer than a year.
 const markEpoch = 366 * 24 * time.Hour
 
-// softMemory keeps the garbage collector ahead of a heap that idles at a few
-// megabytes on a machine with room for nothing else to matter.
-const softMemory = 48 << 20
-
 func run(ctx context.Context, cfg Config, log *slog.Logger) error {
-	debug.SetMemoryLimit(softMemory)
 	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
 		return fmt.Errorf("data folder: %w", err)
 	}
@@ -168,10 +163,14 @@ func serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	return nil
 }
 
-// housekeeping deletes marks whose window has ended and moves the mark keys on.
+// settleTime is how long after the start memory that only starting needed, to check
+// the chain and to compress the pages, is given back.
+const settleTime = 5 * time.Second
+
+// housekeeping deletes marks whose window has ended, moves the mark keys on, and
+// gives memory back to the system.
 func housekeeping(ctx context.Context, book *ledger.Ledger, keys *card.Keys) error {
-	tick := time.NewTicker(time.Hour)
-	defer tick.Stop()
+	wait := settleTime
 	for {
 		if book.Clock() == protocol.ClockSynced { // a clock that runs ahead would destroy keys for good
 			if err := keys.Advance(time.Now()); err != nil {
@@ -184,7 +183,9 @@ func housekeeping(ctx context.Context, book *ledger.Ledger, keys *card.Keys) err
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-time.After(wait):
 		}
+		debug.FreeOSMemory()
+		wait = time.Hour
 	}
 }

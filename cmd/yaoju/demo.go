@@ -139,7 +139,7 @@ type town struct {
 // plan says what a town is like.
 type plan struct {
 	dir, bin        string        // folder of its data; folder of the programs
-	console         string        // address of the console; empty: a free one
+	console         string        // address of the console; empty or with port 0: a free one
 	frame           string        // origin that may frame the screen; empty: nobody
 	machines        int           // light ones
 	bays            []bay         // of the complete machine
@@ -159,7 +159,7 @@ func build(ctx context.Context, p plan) (*town, error) {
 		districtConf: filepath.Join(dir, "districtd.toml"), ledger: filepath.Join(dir, "kiosk", "ledger.db")}
 	var errs []error
 	address := func(into *string) {
-		if *into == "" {
+		if *into == "" || strings.HasSuffix(*into, ":0") {
 			var err error
 			*into, err = free()
 			errs = append(errs, err)
@@ -231,12 +231,8 @@ func (t *town) stop() error {
 }
 
 // demo runs a district, one complete machine with its screen, and light machines,
-// until ctx ends.
-func demo(ctx context.Context, o demoOptions, out io.Writer, log *slog.Logger) (err error) {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
+// until ctx ends. bin is the folder of the programs.
+func demo(ctx context.Context, bin string, o demoOptions, out io.Writer, log *slog.Logger) (err error) {
 	dir := o.keep
 	if dir == "" {
 		if dir, err = os.MkdirTemp("", "yaoju-demo-"); err != nil {
@@ -260,13 +256,19 @@ func demo(ctx context.Context, o demoOptions, out io.Writer, log *slog.Logger) (
 	bench := benchLine.Addr().String()
 
 	fmt.Fprintln(out, "yaoju demo is starting ...")
-	t, err := build(ctx, plan{dir: dir, bin: filepath.Dir(self), console: o.console, frame: "http://" + bench, machines: o.machines,
+	t, err := build(ctx, plan{dir: dir, bin: bin, console: o.console, frame: "http://" + bench, machines: o.machines,
 		bays: tray(time.Now()), turn: 2500 * time.Millisecond, readTakes: reader.ReadTakes, log: log})
 	if err != nil {
 		return err
 	}
+	stopped := ctx // ends when the user ends the demo
 	g, ctx := errgroup.WithContext(ctx)
-	defer func() { err = errors.Join(err, t.stop()) }()
+	defer func() {
+		if stopped.Err() != nil && errors.Is(err, context.Canceled) {
+			err = nil // ended while it was starting
+		}
+		err = errors.Join(err, t.stop())
+	}()
 	g.Go(func() error { return t.rig.Run(ctx) })
 	if err := t.startDistrict(ctx); err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	_ "time/tzdata" // the demo's days are Shanghai's wherever it runs
 )
@@ -35,7 +36,11 @@ func main() {
 	case "demo":
 		o := demoFlags(args)
 		log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-		if err := demo(ctx, o, os.Stdout, log); err != nil {
+		self, err := os.Executable()
+		if err == nil {
+			err = demo(ctx, filepath.Dir(self), o, os.Stdout, log)
+		}
+		if err != nil {
 			fmt.Fprintln(os.Stderr, "yaoju demo:", err)
 			os.Exit(1)
 		}

@@ -28,7 +28,9 @@ type rig struct {
 
 	plugs chan plug // asked of Run
 
-	heard func(at time.Time) // a VEND frame arrived; set before Run
+	// For measuring; set before Run.
+	heard    func(at time.Time) // a VEND frame arrived
+	answered func(at time.Time) // the reader has sent a card's text
 }
 
 // plug puts one device's cable in or takes it out.
@@ -49,7 +51,7 @@ func newRig(dir string, turn, readTakes time.Duration, stock []bay, log *slog.Lo
 	r := &rig{dir: dir, log: log, plugs: make(chan plug), reader: reader.New(readTakes)}
 	r.board = board.New(board.Options{Serial: 0xA17E, Build: 1, Turn: turn, Rand: rand.New(rand.NewPCG(17, 17)),
 		Heard: func(_ protocol.VendID, at time.Time) { r.heard(at) }})
-	r.heard = func(time.Time) {}
+	r.heard, r.answered = func(time.Time) {}, func(time.Time) {}
 	for _, b := range stock {
 		r.board.Load(b.slot, b.pieces)
 	}
@@ -60,7 +62,10 @@ func (r *rig) path(device string) string { return filepath.Join(r.dir, device) }
 
 // Run keeps both devices on their lines until ctx ends.
 func (r *rig) Run(ctx context.Context) error {
-	serve := map[string]func(context.Context, io.ReadWriteCloser) error{boardLine: r.board.Serve, readerLine: r.reader.Serve}
+	serve := map[string]func(context.Context, io.ReadWriteCloser) error{boardLine: r.board.Serve,
+		readerLine: func(ctx context.Context, line io.ReadWriteCloser) error {
+			return r.reader.Serve(ctx, timed{line, r.answered})
+		}}
 	sockets := map[string]*pty.Socket{}
 	var serving sync.WaitGroup
 	connect := func(device string, in bool) error {
@@ -97,6 +102,20 @@ func (r *rig) Run(ctx context.Context) error {
 	}
 	serving.Wait()
 	return errors.Join(errs...)
+}
+
+// timed tells when a card's text, the one long answer of a reader, has left.
+type timed struct {
+	io.ReadWriteCloser
+	sent func(at time.Time)
+}
+
+func (t timed) Write(b []byte) (int, error) {
+	n, err := t.ReadWriteCloser.Write(b)
+	if len(b) > 1000 { // text and photo are 1295 bytes, everything else under 100
+		t.sent(time.Now())
+	}
+	return n, err
 }
 
 // cable puts a device's cable in or takes it out.

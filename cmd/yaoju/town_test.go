@@ -75,6 +75,12 @@ func assemble(t testing.TB, p plan) *town {
 	if err != nil {
 		t.Fatal(err)
 	}
+	tn.run(t)
+	return tn
+}
+
+// run runs the hardware until the test ends, and ends the programs with it.
+func (tn *town) run(t testing.TB) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var hardware sync.WaitGroup
 	hardware.Go(func() {
@@ -97,7 +103,6 @@ func assemble(t testing.TB, p plan) *town {
 			}
 		}
 	})
-	return tn
 }
 
 // audit opens the ledger of a machine that is not running.
