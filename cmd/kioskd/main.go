@@ -122,6 +122,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	acting.Go(func() error { return booth.Run(ctx) })
 	acting.Go(func() error { return warden.Run(ctx) })
 	acting.Go(func() error { return housekeeping(ctx, book, keys) })
+	acting.Go(func() error { return book.KeepClock(ctx) })
 	acting.Go(func() error { // a base that fails takes everything down: systemd starts us again
 		select {
 		case <-base.Done():

@@ -115,6 +115,7 @@ func visitors(today time.Time) []visitor {
 		{key: "permit", name: protocol.Text{ZH: "居住证，40 岁", EN: "Residence permit, 40"}, person: reader.PermitHolder("测试戊", "810000", birth(40), 5)},
 		{key: "foreigner", name: protocol.Text{ZH: "永久居留证，36 岁", EN: "Permanent residence, 36"}, person: reader.NewForeigner("测试己", "AAA", "040", "11", birth(36), 3)},
 		{key: "spare", name: protocol.Text{ZH: "居民丁，29 岁", EN: "Resident 4, 29"}, person: reader.Resident("测试壬", "340524", birth(29), 13)},
+		{key: "late", name: protocol.Text{ZH: "居民戊，47 岁", EN: "Resident 5, 47"}, person: reader.Resident("测试癸", "440524", birth(47), 15)},
 		{key: "minor", name: protocol.Text{ZH: "未成年人，15 岁", EN: "Under age, 15"}, person: reader.Resident("测试庚", "110105", birth(15), 6)},
 		{key: "expired", name: protocol.Text{ZH: "证件过期，45 岁", EN: "Card expired, 45"}, person: expired},
 		{key: "broken", name: protocol.Text{ZH: "读不出的卡", EN: "Card that cannot be read"}, person: reader.Resident("测试辛", "110105", birth(33), 9),

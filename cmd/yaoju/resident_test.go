@@ -158,7 +158,7 @@ func pick(p protocol.ProductID) string {
 // the real programs, and the district's page follows without a reload.
 func TestResident(t *testing.T) {
 	t.Parallel()
-	tn := open(t, quick(t, bayOf(1, "condom-52", 2, "2029-01-31"), bayOf(2, "condom-52", 2, "2030-01-31"), bayOf(11, "gel", 2, "2030-01-31")))
+	tn := open(t, quick(t, bayOf(1, "condom-52", 3, "2029-01-31"), bayOf(2, "condom-52", 2, "2030-01-31"), bayOf(11, "gel", 2, "2030-01-31")))
 	w := newWorkbench(tn.rig, tn.bays, "http://"+tn.screen+"/", "http://"+tn.console+"/", time.Now().In(tn.zone))
 	bench := func(what, arg string) {
 		t.Helper()
@@ -172,7 +172,7 @@ func TestResident(t *testing.T) {
 	console := newTab(t, page.ctx)
 	console.open("http://"+tn.console+"/machines/"+string(siteOf(0).machine), 1440, 900)
 	const stock = `[...document.querySelectorAll('#slots .n b')].map(b => b.textContent).join()`
-	console.await(stock + ` === '2,2,2'`)
+	console.await(stock + ` === '3,2,2'`)
 	eval[bool](console, `window.kept = true`)
 	counts := func(want string) {
 		t.Helper()
@@ -205,10 +205,14 @@ func TestResident(t *testing.T) {
 	order("condom-52", "adult-1")
 	page.screen("dispense")
 	take()
-	counts("1,2,2")
+	counts("2,2,2")
 	page.screen("attract")
 
 	order("gel", "adult-1") // the same person, the same day
+	page.screen("early")
+	leave()
+	bench("lay", "adult-1") // the card first: the notice, and the same answer
+	page.screen("scan")
 	page.screen("early")
 	leave()
 	order("gel", "minor")
@@ -223,6 +227,15 @@ func TestResident(t *testing.T) {
 	page.press(next) // again, with a card that can be read
 	page.screen("scan")
 	bench("lay", "adult-2")
+	take()
+	counts("2,2,1")
+
+	// The card first, then the choice.
+	page.screen("attract")
+	bench("lay", "late")
+	page.screen("choose")
+	bench("lift", "")
+	page.press(pick("condom-52"))
 	take()
 	counts("1,2,1")
 

@@ -80,26 +80,26 @@ func assemble(t testing.TB, p plan) *town {
 }
 
 // run runs the hardware until the test ends, and ends the programs with it.
-func (tn *town) run(t testing.TB) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+func (t *town) run(tb testing.TB) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
 	var hardware sync.WaitGroup
 	hardware.Go(func() {
-		if err := tn.rig.Run(ctx); err != nil {
-			t.Error(err)
+		if err := t.rig.Run(ctx); err != nil {
+			tb.Error(err)
 		}
 	})
-	t.Cleanup(func() {
-		for _, p := range []*process{tn.kiosk, tn.district} {
+	tb.Cleanup(func() {
+		for _, p := range []*process{t.kiosk, t.district} {
 			if p != nil {
 				p.kill() // a test that wants a clean end has stopped them
 			}
 		}
 		cancel()
 		hardware.Wait()
-		if t.Failed() {
+		if tb.Failed() {
 			for _, name := range []string{"kioskd.log", "districtd.log"} {
-				text, _ := os.ReadFile(filepath.Join(tn.dir, name))
-				t.Logf("%s ends:\n%s", name, text[max(0, len(text)-4000):])
+				text, _ := os.ReadFile(filepath.Join(t.dir, name))
+				tb.Logf("%s ends:\n%s", name, text[max(0, len(text)-4000):])
 			}
 		}
 	})

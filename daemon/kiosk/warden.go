@@ -116,7 +116,9 @@ func (w *Warden) Run(ctx context.Context) error {
 		return fmt.Errorf("read standing faults: %w", err)
 	}
 	for _, f := range was {
-		w.standing[f] = true
+		if judges(f.Fault) {
+			w.standing[f] = true
+		}
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -235,7 +237,7 @@ func (w *Warden) recordFaults(ctx context.Context, now map[protocol.FaultRaised]
 		}
 	}
 	for f := range w.standing {
-		if !now[f] && f.Fault != protocol.FaultChain { // a person ends that one
+		if !now[f] {
 			if err := w.book.ClearFault(ctx, f.Fault, f.Slot); err != nil {
 				return fmt.Errorf("record fault %s: %w", f.Fault.Code(), err)
 			}
@@ -267,9 +269,17 @@ func (w *Warden) faults(body Body, pres Presence) map[protocol.FaultRaised]bool 
 	add(protocol.FaultBoardSilent, w.lasting(protocol.FaultBoardSilent, !body.Up))
 	add(protocol.FaultReader, w.lasting(protocol.FaultReader, !pres.Ready))
 	add(protocol.FaultClock, w.rules.Clock() == protocol.ClockUnset)
-	add(protocol.FaultUnknownVend, w.open > 0)
-	add(protocol.FaultPaused, w.rules.Paused())
 	return now
+}
+
+// judges reports whether a fault is the warden's to raise and to clear: the
+// board's, and what does not answer. The others are the ledger's own.
+func judges(f protocol.Fault) bool {
+	switch f {
+	case protocol.FaultBoardSilent, protocol.FaultBoardKnows, protocol.FaultReader, protocol.FaultClock:
+		return true
+	}
+	return f < protocol.FaultBoardSilent
 }
 
 // lasting reports whether a silence has outlasted its grace.

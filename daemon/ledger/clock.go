@@ -62,6 +62,44 @@ func (l *Ledger) SetClock(ctx context.Context, from time.Time, by string) error 
 	})
 }
 
+// clockEvery is how often KeepClock looks; clockJump is how far the wall clock may
+// drift from the monotonic one in between before it counts as set.
+const (
+	clockEvery = 10 * time.Second
+	clockJump  = 5 * time.Second
+)
+
+// KeepClock watches the wall clock until ctx ends and records each time the
+// network sets it, first of all where this ledger was last written under a clock
+// that ran ahead.
+func (l *Ledger) KeepClock(ctx context.Context) error {
+	wall, mono := time.Now().Round(0), time.Now()
+	for {
+		now := time.Now()
+		passed := now.Sub(mono)
+		jump := now.Round(0).Sub(wall) - passed
+		l.mu.Lock()
+		ahead := time.UnixMilli(l.wallMS)
+		l.mu.Unlock()
+		var err error
+		switch behind := l.synced() && now.Add(clockSlack).Before(ahead); {
+		case jump.Abs() > clockJump:
+			err = l.SetClock(ctx, wall.Add(passed), "network")
+		case behind:
+			err = l.SetClock(ctx, ahead, "network")
+		}
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+		wall, mono = now.Round(0), now
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(clockEvery):
+		}
+	}
+}
+
 func (t *tx) putBack() error {
 	t.wallMS = t.now.UnixMilli()
 	if _, err := t.exec(`UPDATE meta SET wall_ms = ?`, t.wallMS); err != nil {

@@ -125,14 +125,16 @@ func (f *fold) agrees(d *desk) {
 			untold[v.Slot]++
 		}
 	}
-	for slot := protocol.Slot(1); slot <= 4; slot++ {
-		f.agreesOn(d, slot, untold[slot])
+	state, err := d.Snapshot(d.ctx)
+	d.ok(err)
+	for _, s := range state.Slots {
+		f.agreesOn(d, s, untold[s.Slot])
 	}
 }
 
-func (f *fold) agreesOn(d *desk, slot protocol.Slot, untold int) {
+func (f *fold) agreesOn(d *desk, s protocol.SlotState, untold int) {
 	f.t.Helper()
-	batches, err := d.Batches(d.ctx, slot)
+	batches, err := d.Batches(d.ctx, s.Slot)
 	d.ok(err)
 	stands, total := map[protocol.Stock]int{}, 0
 	for _, b := range batches {
@@ -140,22 +142,21 @@ func (f *fold) agreesOn(d *desk, slot protocol.Slot, untold int) {
 		total += b.Pieces
 	}
 	folded, held := 0, 0
-	for s, n := range f.level {
-		if s.Slot != slot {
+	for b, n := range f.level {
+		if b.Slot != s.Slot {
 			continue
 		}
 		folded += n
-		held += f.held[s]
-		if untold == 0 && stands[s] != n {
-			f.t.Fatalf("%+v: %d stand, the events make %d", s, stands[s], n)
+		held += f.held[b]
+		if untold == 0 && stands[b] != n {
+			f.t.Fatalf("%+v: %d stand, the events make %d", b, stands[b], n)
 		}
 	}
 	if total+untold != folded {
-		f.t.Fatalf("slot %d: %d stand, %d are under way, the events make %d", slot, total, untold, folded)
+		f.t.Fatalf("slot %d: %d stand, %d are under way, the events make %d", s.Slot, total, untold, folded)
 	}
-	s := d.slot(slot)
-	if s.Held != held+untold || int(s.Loaded)-int(s.Removed)-int(s.Dispensed) != total+s.Held || int(s.Dispensed) != f.dispensed[slot] {
-		f.t.Fatalf("slot %d: odometers %+v, %d stand, %d held, %d given by events", slot, s, total, held+untold, f.dispensed[slot])
+	if s.Held != held+untold || int(s.Loaded)-int(s.Removed)-int(s.Dispensed) != total+s.Held || int(s.Dispensed) != f.dispensed[s.Slot] {
+		f.t.Fatalf("slot %d: odometers %+v, %d stand, %d held, %d given by events", s.Slot, s, total, held+untold, f.dispensed[s.Slot])
 	}
 }
 
@@ -182,7 +183,8 @@ func live(rt *rapid.T, d *desk) {
 	d.ok(d.Apply(d.ctx, s))
 	w := &walk{desk: d, fold: newFold(rt)}
 	rt.Repeat(map[string]func(*rapid.T){
-		"":        func(*rapid.T) { w.fold.follow(d).agrees(d) },
+		"":        func(*rapid.T) { w.fold.follow(d) }, // every event is judged as it comes
+		"compare": func(*rapid.T) { w.fold.agrees(d) },
 		"load":    w.loads,
 		"reserve": w.reserves,
 		"settle":  w.settles,
@@ -193,6 +195,7 @@ func live(rt *rapid.T, d *desk) {
 		"restart": func(*rapid.T) { d.reopen() },
 		"wait":    func(rt *rapid.T) { time.Sleep(time.Duration(rapid.IntRange(1, 60).Draw(rt, "hours")) * time.Hour) },
 	})
+	w.fold.follow(d).agrees(d)
 }
 
 // A walk is one random life of a ledger.

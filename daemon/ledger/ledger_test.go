@@ -800,6 +800,7 @@ func TestAcks(t *testing.T) {
 		{"first", ack(5, 3), true, ack(5, 3)},
 		{"rises", ack(5, 6), true, ack(5, 6)},
 		{"lower", ack(5, 4), true, ack(5, 6)},
+		{"one lower", ack(5, 5), true, ack(5, 6)},
 		{"again", ack(5, 6), true, ack(5, 6)},
 		{"beyond the head", ack(5, d.Head().Seq+1), false, ack(5, 6)},
 		{"older generation", ack(4, 9), true, ack(5, 6)},
@@ -981,6 +982,44 @@ func TestWrongYearDoesNotCloseTheMachine(t *testing.T) {
 		if want := d.moment("2027-03-23 00:00"); !next.Equal(want) {
 			t.Errorf("taken in 2050 counts from today on: next %v, want %v", next, want)
 		}
+	})
+}
+
+// KeepClock puts right what was written under a clock that ran ahead, and says so once.
+func TestKeepClock(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := at(t, "2027-03-01 10:00")
+		d.load(1, "B1", "2060-12-31", 5)
+		d.wall(d.moment("2050-01-01 00:00"))
+		head := d.Head()
+		ctx, cancel := context.WithCancel(d.ctx)
+		ended := make(chan error)
+		go func() { ended <- d.KeepClock(ctx) }()
+		time.Sleep(time.Hour)
+		cancel()
+		d.ok(<-ended)
+		d.expect(head.Seq, "clock.set")
+		if v, want := d.reserve(condom(1)), d.moment("2027-03-23 00:00"); !v.Next.Equal(want) {
+			t.Errorf("next %v, want %v", v.Next, want)
+		}
+	})
+}
+
+// A card that comes before the choice is asked about any product.
+func TestEntitledToAny(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := at(t, "2027-03-01 10:00")
+		d.load(1, "B1", "2027-12-31", 5)
+		d.ok(d.Entitled(d.ctx, card(1), ""))
+		v := d.reserve(condom(1))
+		reason, next := denied(t, d.Entitled(d.ctx, card(1), ""))
+		if reason != protocol.DenialEarly || !next.Equal(v.Next) {
+			t.Errorf("got %s, %v; want early, %v", reason, next, v.Next)
+		}
+		d.ok(d.Settle(d.ctx, v.ID, noDrop))
+		d.ok(d.Entitled(d.ctx, card(1), ""))
 	})
 }
 

@@ -64,12 +64,37 @@ func (l *Ledger) Reserve(ctx context.Context, o dispense.Order) (dispense.Vend, 
 
 // Entitled answers nil if the card may take the product today, as far as the
 // quota decides, and a *dispense.DeniedError if not: closed or early, or empty
-// for a product this machine does not have.
+// for a product this machine does not have. An empty product asks whether the
+// card may take any; early then names the first day on which it may.
 func (l *Ledger) Entitled(ctx context.Context, marks dispense.Marks, product protocol.ProductID) error {
 	return l.read(ctx, "entitlement to "+string(product), func(t *tx) error {
-		_, err := t.claim(marks, product)
-		return err
+		if product != "" {
+			_, err := t.claim(marks, product)
+			return err
+		}
+		return t.claimAny(marks)
 	})
+}
+
+// claimAny is claim for whichever product the card may take first.
+func (t *tx) claimAny(marks dispense.Marks) error {
+	var soonest *dispense.DeniedError
+	if d := t.desired(); d != nil {
+		for _, p := range d.Products {
+			_, err := t.claim(marks, p.ID)
+			denied, ok := errors.AsType[*dispense.DeniedError](err)
+			if !ok {
+				return err // allowed, or not to be read
+			}
+			if soonest == nil || !denied.Next.IsZero() && (soonest.Next.IsZero() || denied.Next.Before(soonest.Next)) {
+				soonest = denied
+			}
+		}
+	}
+	if soonest == nil {
+		return &dispense.DeniedError{Reason: protocol.DenialClosed} // nobody has said yet what there is
+	}
+	return soonest
 }
 
 // A claim is a card's right to one box today.
