@@ -1,6 +1,7 @@
 package district
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"database/sql"
@@ -28,8 +29,9 @@ const maxRepeated = 16
 var ErrUnknownMachine = errors.New("no such machine")
 
 // SetDesired makes a desired state the one that should be in force on its
-// machine. Its version is assigned here: what the caller put there is ignored. It
-// is stored when SetDesired returns, and published at once and at every start.
+// machine. Its version is assigned here: what the caller put there is ignored, and
+// the same wish again keeps the version it has. It is stored when SetDesired
+// returns, and published at once and at every start.
 func (d *District) SetDesired(ctx context.Context, want protocol.Desired) (protocol.DesiredVersion, error) {
 	var message []byte
 	err := d.store.tx(ctx, func(tx *sql.Tx) error {
@@ -41,10 +43,14 @@ func (d *District) SetDesired(ctx context.Context, want protocol.Desired) (proto
 		if err != nil {
 			return err
 		}
-		want.DesiredVersion = protocol.DesiredVersion{Generation: g, Version: 1}
-		err = tx.QueryRowContext(ctx, `SELECT version + 1 FROM desired WHERE machine = ? AND generation = ?`, want.Machine, g).Scan(&want.Version)
+		want.DesiredVersion = protocol.DesiredVersion{Generation: g}
+		var body []byte
+		err = tx.QueryRowContext(ctx, `SELECT version, body FROM desired WHERE machine = ? AND generation = ?`, want.Machine, g).Scan(&want.Version, &body)
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return fmt.Errorf("read the version: %w", err)
+		}
+		if !bytes.Equal(body, protocol.Encode(want)) {
+			want.Version++
 		}
 		if message, err = protocol.SignDesired(d.o.Signer, want); err != nil {
 			return err

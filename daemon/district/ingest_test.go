@@ -413,8 +413,13 @@ func TestReopenKeepsAcksDesiredAndRefusesNewerFiles(t *testing.T) {
 	if err != nil || v.Version != 1 {
 		t.Fatalf("version %+v, err %v", v, err)
 	}
-	if v, err = d.SetDesired(t.Context(), someDesired(w.m)); err != nil || v.Version != 2 {
-		t.Fatalf("version %+v, err %v; want 2", v, err)
+	if v, err = d.SetDesired(t.Context(), someDesired(w.m)); err != nil || v.Version != 1 {
+		t.Fatalf("the same again: version %+v, err %v; want 1", v, err)
+	}
+	other := someDesired(w.m)
+	other.Policy.AgeFrom++
+	if v, err = d.SetDesired(t.Context(), other); err != nil || v.Version != 2 {
+		t.Fatalf("another: version %+v, err %v; want 2", v, err)
 	}
 	want := *retained(t, d, w.m)
 	again := open(t, path)
