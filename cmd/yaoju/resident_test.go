@@ -116,6 +116,21 @@ func (b *tab) picture(name string) {
 	}
 }
 
+// axe holds the page against WCAG 2.2 A and AA and best practice.
+func (b *tab) axe(name string) {
+	b.t.Helper()
+	script, err := os.ReadFile("../../daemon/web/testdata/axe.min.js")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	eval[bool](b, string(script)+"; true")
+	found := eval[[]string](b, `axe.run(document, {iframes: false, runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']})
+		.then(r => r.violations.flatMap(v => v.nodes.map(n => v.id + ': ' + n.html + ' ' + n.failureSummary)))`)
+	for _, f := range found {
+		b.t.Errorf("%s: %s", name, f)
+	}
+}
+
 // screen waits until the resident's page shows one of the screens.
 func (b *tab) screen(name string) {
 	b.t.Helper()
@@ -375,6 +390,18 @@ func TestDemoPages(t *testing.T) {
 	fleet.open("http://"+console+"/machines/m-0002", 1440, 900)
 	fleet.await(`document.querySelectorAll('#slots li').length >= 30`)
 	fleet.picture("machine")
+	for _, lang := range []string{"zh-CN", "en"} {
+		page.open("http://"+line+"/?lang="+lang, 1440, 900)
+		page.axe("bench, " + lang)
+		for _, path := range []string{"/", "/machines/m-0001", "/?filter=low", "/?q=nothing"} {
+			fleet.open("http://"+console+path+map[bool]string{true: "&", false: "?"}[strings.Contains(path, "?")]+"lang="+lang, 1280, 800)
+			fleet.await(`document.querySelector('#list') !== null`)
+			fleet.axe("console " + path + ", " + lang)
+			if wide := eval[bool](fleet, `document.documentElement.scrollWidth > innerWidth`); wide {
+				t.Errorf("console %s, %s: wider than 1280 px", path, lang)
+			}
+		}
+	}
 	for _, b := range []*tab{page, fleet, resident} {
 		if said := b.complaints(); len(said) > 0 {
 			t.Errorf("the browser complained: %q", said)
