@@ -50,6 +50,13 @@ func (r *record) Write(b []byte) (int, error) {
 	return r.text.Write(b)
 }
 
+// bytes returns what was kept so far.
+func (r *record) bytes() []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return bytes.Clone(r.text.Bytes())
+}
+
 func visitMachine(t *testing.T, seed uint64, residents int) {
 	rng := rand.New(rand.NewPCG(seed, 100))
 	pl := quick(t, bayOf(1, "condom-52", 12, "2030-01-31"), bayOf(2, "condom-52", 12, "2030-01-31"), bayOf(3, "condom-52", 12, "2030-01-31"))
@@ -111,7 +118,7 @@ func visitMachine(t *testing.T, seed uint64, residents int) {
 	if err := tn.district.stop(); err != nil {
 		t.Error(err)
 	}
-	where := map[string][]byte{"traffic": traffic.text.Bytes()}
+	where := map[string][]byte{"traffic": traffic.bytes()}
 	err := filepath.WalkDir(tn.dir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() {
 			where[path], err = os.ReadFile(path)

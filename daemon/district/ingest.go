@@ -70,7 +70,9 @@ func (d *District) ingest(ctx context.Context) error {
 				return err
 			}
 		case first := <-d.queue:
-			if err := d.commit(ctx, d.gather(first)); err != nil && ctx.Err() == nil {
+			// What was begun is finished: it takes milliseconds, and a machine that
+			// just said goodbye does not say it twice.
+			if err := d.commit(context.WithoutCancel(ctx), d.gather(first)); err != nil {
 				return err
 			}
 		}

@@ -95,9 +95,16 @@ func (s *store) migrate(ctx context.Context, now time.Time) error {
 	})
 }
 
-// tx runs f in one transaction; durable when it returns nil.
+// tx runs f in one transaction; durable when it returns nil. ctx bounds the wait for
+// the connection and the statements, but the transaction is not tied to it: the
+// library would roll back on its own goroutine then, and closing would not wait.
 func (s *store) tx(ctx context.Context, f func(tx *sql.Tx) error) error {
-	tx, err := s.write.BeginTx(ctx, nil)
+	c, err := s.write.Conn(ctx)
+	if err != nil {
+		return fmt.Errorf("wait for the store: %w", err)
+	}
+	defer c.Close() // gives it back; never fails for a connection that was not closed
+	tx, err := c.BeginTx(context.WithoutCancel(ctx), nil)
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}

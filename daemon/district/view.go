@@ -206,7 +206,8 @@ func (d *District) seenAt(m protocol.MachineID) time.Time {
 // readView reads one machine in one reading transaction, so that its numbers
 // belong together.
 func (d *District) readView(ctx context.Context, m protocol.MachineID, now time.Time) (*view, error) {
-	tx, err := d.store.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	// Not tied to ctx, for the reason store.tx gives; the statements are.
+	tx, err := d.store.read.BeginTx(context.WithoutCancel(ctx), &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return nil, fmt.Errorf("read machine %s: %w", m, err)
 	}

@@ -723,6 +723,7 @@ func TestDesiredAndCommands(t *testing.T) {
 		}
 		_, stop := connect(t, c, n.dial)
 		time.Sleep(30 * time.Second)
+		synctest.Wait()
 		if c.desired.DesiredVersion != v {
 			t.Errorf("machine runs on %+v, want %+v", c.desired.DesiredVersion, v)
 		}
@@ -736,6 +737,7 @@ func TestDesiredAndCommands(t *testing.T) {
 		stop()
 		_, stop = connect(t, c, n.dial) // answered commands are not given again
 		time.Sleep(30 * time.Second)
+		synctest.Wait()
 		if len(c.commands) != 2 {
 			t.Errorf("machine was given %d commands, want 2", len(c.commands))
 		}
@@ -764,6 +766,7 @@ func TestBacklog(t *testing.T) {
 		_, stop := connect(t, c, n.dial)
 		time.Sleep(time.Minute)
 		stop()
+		synctest.Wait()
 		if c.largest > protocol.MaxMessage+protocol.MaxRecord {
 			t.Errorf("%d bytes were taken from the chain at once", c.largest)
 		}
