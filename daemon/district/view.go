@@ -206,8 +206,13 @@ func (d *District) seenAt(m protocol.MachineID) time.Time {
 // readView reads one machine in one reading transaction, so that its numbers
 // belong together.
 func (d *District) readView(ctx context.Context, m protocol.MachineID, now time.Time) (*view, error) {
+	c, err := d.store.read.Conn(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read machine %s: %w", m, err)
+	}
+	defer c.Close() // gives it back
 	// Not tied to ctx, for the reason store.tx gives; the statements are.
-	tx, err := d.store.read.BeginTx(context.WithoutCancel(ctx), &sql.TxOptions{ReadOnly: true})
+	tx, err := c.BeginTx(context.WithoutCancel(ctx), &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return nil, fmt.Errorf("read machine %s: %w", m, err)
 	}

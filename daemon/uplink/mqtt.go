@@ -42,23 +42,23 @@ type link struct {
 	tokens []mqtt.Token // owned by the session: not yet confirmed by the broker
 }
 
-// open dials and says hello.
-func (u *Uplink) open(ctx context.Context, number uint64) (*link, error) {
+// dial opens the line to the broker.
+func (u *Uplink) dial(ctx context.Context) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectLimit)
+	defer cancel()
+	return u.o.Dial(ctx)
+}
+
+// open says hello on a fresh line, which is closed if that fails.
+func (u *Uplink) open(ctx context.Context, conn net.Conn, number uint64) (*link, error) {
 	// The connection outlives ctx by the goodbye.
 	line, hangUp := context.WithCancel(context.WithoutCancel(ctx))
 	l := &link{lost: make(chan error, 1), hangUp: hangUp}
 
 	o := mqtt.NewClientOptions()
-	o.AddBroker("tcp://district") // required by the library; Dial decides
-	o.SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) {
-		dialling, cancel := context.WithTimeout(ctx, connectLimit)
-		defer cancel()
-		c, err := u.o.Dial(dialling)
-		if err != nil {
-			return nil, err
-		}
-		return hold(line, c), nil
-	})
+	o.AddBroker("tcp://district") // required by the library; the line is there already
+	held := hold(line, conn)
+	o.SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) { return held, nil })
 	o.SetProtocolVersion(4) // MQTT 3.1.1; else a refused connection is tried again as 3.1
 	o.SetClientID(string(u.o.Machine))
 	o.SetCleanSession(true)

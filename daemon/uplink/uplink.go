@@ -161,11 +161,17 @@ func (u *Uplink) Run(ctx context.Context) error {
 // connect runs one connection from dialling to its end, and reports whether the
 // district answered on it.
 func (u *Uplink) connect(ctx context.Context) (acked bool, err error) {
+	conn, err := u.dial(ctx)
+	if err != nil {
+		return false, fmt.Errorf("reach the broker: %w", err)
+	}
+	// Only a line that stands is numbered: a number is a write to the disk, and a
+	// district may be out of reach for weeks.
 	number, err := u.o.Identity.MintConnection(ctx)
 	if err != nil {
-		return false, fmt.Errorf("number the connection: %w", err)
+		return false, errors.Join(fmt.Errorf("number the connection: %w", err), conn.Close())
 	}
-	l, err := u.open(ctx, number)
+	l, err := u.open(ctx, conn, number)
 	if err != nil {
 		return false, err
 	}
