@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	seeds = flag.Int("seeds", 12, "kills of the running machine")
+	seeds = flag.Int("seeds", 20, "kills of the running machine")
 	seed  = flag.Uint64("seed", 1, "first seed")
 )
 

@@ -39,6 +39,10 @@ type Vend struct {
 	ID   protocol.VendID
 	Slot protocol.Slot
 	Next time.Time // first day the same card may take again, if this piece counts
+
+	// Orphan, of an open vend: it was given to another board than the one that
+	// answers now, or to one that has lost its memory since. Only a person can tell.
+	Orphan bool
 }
 
 // A DeniedError is a decision, not a failure: the screen shows it.

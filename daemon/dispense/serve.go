@@ -99,9 +99,11 @@ func (d *Dispenser) Recover(ctx context.Context) (open int, err error) {
 		return 0, fmt.Errorf("list open vends: %w", err)
 	}
 	for i, v := range vends {
-		r, err := d.ask(ctx, v)
-		if err != nil {
-			return open + len(vends) - i, err
+		r := protocol.Result{Outcome: protocol.Unknown, Cause: protocol.FaultUnknownVend}
+		if !v.Orphan {
+			if r, err = d.ask(ctx, v); err != nil {
+				return open + len(vends) - i, err
+			}
 		}
 		if err := d.settle(ctx, v.ID, r); err != nil {
 			return open + len(vends) - i, err

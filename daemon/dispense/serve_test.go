@@ -27,6 +27,7 @@ type book struct {
 
 type line struct {
 	slot    protocol.Slot
+	orphan  bool
 	outcome protocol.Outcome // 0: reserved
 }
 
@@ -72,7 +73,7 @@ func (b *book) Settle(_ context.Context, id protocol.VendID, r protocol.Result) 
 func (b *book) Open(context.Context) (open []Vend, _ error) {
 	for id, l := range b.lines {
 		if l.outcome == 0 || l.outcome == protocol.Unknown {
-			open = append(open, Vend{ID: id, Slot: l.slot})
+			open = append(open, Vend{ID: id, Slot: l.slot, Orphan: l.orphan})
 		}
 	}
 	slices.SortFunc(open, func(a, b Vend) int { return int(a.ID) - int(b.ID) })
@@ -226,6 +227,22 @@ func TestRecoverNeverStarted(t *testing.T) {
 		t.Errorf("recover: %d open, %v; want none", open, err)
 	}
 	if want := "1@5 kept"; b.String() != want {
+		t.Errorf("book says %s, want %s", b, want)
+	}
+}
+
+// A board that was never given the vend knows nothing of it, and that proves
+// nothing: the vend is unknown until a person has looked.
+func TestRecoverOrphan(t *testing.T) {
+	b, m := newBook(t, 5), newTray(t)
+	if _, err := b.Reserve(t.Context(), Order{}); err != nil {
+		t.Fatal(err)
+	}
+	b.lines[1].orphan = true
+	if open, err := New(b, m, slog.New(slog.DiscardHandler)).Recover(t.Context()); open != 1 || err != nil {
+		t.Errorf("recover: %d open, %v; want 1", open, err)
+	}
+	if want := "1@5 unknown"; b.String() != want {
 		t.Errorf("book says %s, want %s", b, want)
 	}
 }

@@ -156,7 +156,10 @@ func (l *Ledger) try(ctx context.Context, opts *sql.TxOptions, f func(*tx) error
 		return err
 	}
 	defer conn.Close()
-	sqlTx, err := conn.BeginTx(ctx, opts)
+	// ctx bounds the wait for the connection and each statement, but not the
+	// transaction: the library would roll back on a goroutine of its own, and Close
+	// could overtake it.
+	sqlTx, err := conn.BeginTx(context.WithoutCancel(ctx), opts)
 	if err != nil {
 		return err
 	}

@@ -985,6 +985,44 @@ func TestWrongYearDoesNotCloseTheMachine(t *testing.T) {
 	})
 }
 
+// Only the board that was given a vend, with the memory it had then, can tell of it.
+func TestOrphans(t *testing.T) {
+	t.Parallel()
+	d := setUp(t)
+	d.load(1, "B1", "2099-06-30", 5)
+	orphan := func() bool {
+		t.Helper()
+		open, err := d.Open(d.ctx)
+		d.ok(err)
+		if len(open) != 1 {
+			t.Fatalf("%d vends open, want 1", len(open))
+		}
+		return open[0].Orphan
+	}
+	const a, b = "00000000000000aa", "00000000000000bb"
+	d.ok(d.BoardHighest(d.ctx, a, 40))
+	v := d.reserve(condom(1))
+	for _, step := range []struct {
+		what    string
+		serial  string
+		highest protocol.VendID
+		want    bool
+	}{
+		{"the same board before it heard of it", a, 40, false},
+		{"and after", a, v.ID, false},
+		{"another board", b, 7, true},
+		{"the first one again", a, v.ID, false},
+		{"which has lost its memory", a, 3, true},
+		{"and gathers a new one", a, 50, true},
+	} {
+		d.ok(d.BoardHighest(d.ctx, step.serial, step.highest))
+		d.reopen()
+		if got := orphan(); got != step.want {
+			t.Errorf("%s: orphan %v, want %v", step.what, got, step.want)
+		}
+	}
+}
+
 // KeepClock puts right what was written under a clock that ran ahead, and says so once.
 func TestKeepClock(t *testing.T) {
 	t.Parallel()

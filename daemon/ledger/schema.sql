@@ -10,6 +10,7 @@ CREATE TABLE meta (
 	boot               INTEGER NOT NULL DEFAULT 0 CHECK (boot >= 0),          -- starts of the daemon on this ledger
 	last_vend          INTEGER NOT NULL DEFAULT 0
 		CHECK (last_vend BETWEEN 0 AND 4294967295),                           -- highest vend id minted here or known to a board
+	board              TEXT    NOT NULL DEFAULT '',                           -- serial and losses of the board that answered last; '': none yet
 	connection         INTEGER NOT NULL DEFAULT 0 CHECK (connection >= 0),    -- number of the latest connection to the broker
 	wall_ms            INTEGER NOT NULL CHECK (wall_ms >= 0),                 -- latest wall clock ever believed, Unix milliseconds
 	paused             INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),
@@ -74,6 +75,7 @@ CREATE TABLE vend (
 	batch    TEXT    NOT NULL,
 	expiry   TEXT    NOT NULL,                                     -- last day of use, year-month-day
 	outcome  INTEGER NOT NULL DEFAULT 0 CHECK (outcome BETWEEN 0 AND 3), -- 0 reserved, then protocol.Outcome
+	board    TEXT    NOT NULL,                                     -- meta.board when it was reserved: whose memory can tell
 	next_day TEXT,                                                 -- first day the card may take again; forgotten when settled
 	CHECK (outcome < 2 OR next_day IS NULL)
 ) STRICT;
@@ -110,5 +112,6 @@ CREATE TABLE command (
 
 CREATE TABLE board (
 	serial  TEXT PRIMARY KEY CHECK (serial <> ''),                 -- 16 hexadecimal digits
-	highest INTEGER NOT NULL                                       -- highest vend id it ever said it knows
+	highest INTEGER NOT NULL,                                      -- highest vend id it ever said it knows
+	losses  INTEGER NOT NULL DEFAULT 0                             -- how often it had forgotten what it knew
 ) STRICT, WITHOUT ROWID;

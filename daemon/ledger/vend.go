@@ -189,7 +189,7 @@ func (t *tx) reserve(c claim, front line) (dispense.Vend, error) {
 	if err := t.take(front, 1); err != nil {
 		return v, err
 	}
-	_, err = t.exec(`INSERT INTO vend (id, slot, pos, product, batch, expiry, next_day) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+	_, err = t.exec(`INSERT INTO vend (id, slot, pos, product, batch, expiry, board, next_day) SELECT ?, ?, ?, ?, ?, ?, board, ? FROM meta`,
 		v.ID, front.Slot, front.pos, front.Product, front.Batch, front.Expiry, next)
 	if err != nil {
 		return v, err
@@ -217,9 +217,9 @@ func (t *tx) lastVend() (protocol.VendID, error) {
 	return last, err
 }
 
-// BoardHighest raises the ids to be minted above the highest one a board knows.
-// A board that knows less than it once said has lost its memory; that is logged
-// and changes nothing.
+// BoardHighest notes which board answers, and raises the ids to be minted above
+// the highest one it knows. A board that knows less than it once said has lost its
+// memory: from then on it is another one, and cannot speak for vends given to it before.
 func (l *Ledger) BoardHighest(ctx context.Context, serial string, highest protocol.VendID) error {
 	if highest > maxVend {
 		return fmt.Errorf("ledger: board %s: highest vend id %d is not plausible: its memory is not ours", serial, highest)
@@ -232,10 +232,14 @@ func (l *Ledger) BoardHighest(ctx context.Context, serial string, highest protoc
 		}
 		if before > highest {
 			l.log.Warn("board forgot vends it knew", "device", serial, "vend", before, "err", fmt.Errorf("it now says %d", highest))
-			return nil
 		}
-		if _, err := t.exec(`INSERT INTO board (serial, highest) VALUES (?1, ?2)
-			ON CONFLICT DO UPDATE SET highest = ?2 WHERE highest <> ?2`, serial, highest); err != nil {
+		_, err = t.exec(`INSERT INTO board (serial, highest) VALUES (?1, ?2)
+			ON CONFLICT DO UPDATE SET losses = losses + (highest > ?2), highest = ?2 WHERE highest <> ?2`, serial, highest)
+		if err != nil {
+			return err
+		}
+		if _, err := t.exec(`UPDATE meta SET board = b.serial || '/' || b.losses FROM board b
+			WHERE b.serial = ?1 AND board <> b.serial || '/' || b.losses`, serial); err != nil {
 			return err
 		}
 		_, err = t.exec(`UPDATE meta SET last_vend = ?1 WHERE last_vend < ?1`, highest)
@@ -275,7 +279,7 @@ func (l *Ledger) Open(ctx context.Context) ([]dispense.Vend, error) {
 		return t.each(func(rows *sql.Rows) error {
 			var v dispense.Vend
 			var next sql.Null[protocol.DateOnly]
-			if err := rows.Scan(&v.ID, &v.Slot, &next); err != nil {
+			if err := rows.Scan(&v.ID, &v.Slot, &next, &v.Orphan); err != nil {
 				return err
 			}
 			if next.Valid {
@@ -287,7 +291,7 @@ func (l *Ledger) Open(ctx context.Context) ([]dispense.Vend, error) {
 			}
 			open = append(open, v)
 			return nil
-		}, `SELECT id, slot, next_day FROM vend WHERE outcome < 2 ORDER BY id`)
+		}, `SELECT id, slot, next_day, vend.board <> meta.board FROM vend, meta WHERE outcome < 2 ORDER BY id`)
 	})
 	return open, err
 }
