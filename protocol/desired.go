@@ -178,6 +178,11 @@ func (d Desired) Valid() error {
 		if known[p.ID] || letters[p.Letter] {
 			return fmt.Errorf("product %s, letter %s: appears twice", p.ID, p.Letter)
 		}
+		for i, r := range d.Policy.Rules {
+			if r.Units && (r.Class == "" || r.Class == p.Class) && r.Max < p.Units {
+				return fmt.Errorf("quota rule %d: max %d: a box of %s holds %d, so nobody could ever take one", i+1, r.Max, p.ID, p.Units)
+			}
+		}
 		known[p.ID], letters[p.Letter] = true, true
 	}
 	taken := map[Slot]bool{}

@@ -118,26 +118,41 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	acting, ctx := errgroup.WithContext(ctx)
 	base, stopBase := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBase()
-	leaning, base := errgroup.WithContext(base)
+	var leaning errgroup.Group
+	failed := make(chan error, 4) // one that fails takes everything down, in order: systemd starts us again
+	lean := func(run func(context.Context) error) {
+		leaning.Go(func() error {
+			err := run(base)
+			if err != nil {
+				failed <- err
+			}
+			return err
+		})
+	}
 	acting.Go(func() error { return booth.Run(ctx) })
 	acting.Go(func() error { return warden.Run(ctx) })
 	acting.Go(func() error { return housekeeping(ctx, book, keys) })
 	acting.Go(func() error { return book.KeepClock(ctx) })
-	acting.Go(func() error { // a base that fails takes everything down: systemd starts us again
+	acting.Go(func() error {
 		select {
-		case <-base.Done():
-			return context.Cause(base)
+		case err := <-failed:
+			return err
+		case <-book.Failed():
+			return ledger.ErrFailed
 		case <-ctx.Done():
 			return nil
 		}
 	})
-	leaning.Go(func() error { return board.Run(base) })
-	leaning.Go(func() error { return reader.Run(base) })
-	leaning.Go(func() error { return line.Run(base) })
-	leaning.Go(func() error { return serve(base, listener, page) })
+	lean(board.Run)
+	lean(reader.Run)
+	lean(line.Run)
+	lean(func(ctx context.Context) error { return serve(ctx, listener, page) })
 	err = acting.Wait()
 	stopBase()
-	return errors.Join(err, leaning.Wait())
+	if also := leaning.Wait(); !errors.Is(err, also) {
+		err = errors.Join(err, also)
+	}
+	return err
 }
 
 // dial opens a serial line each time it is asked.
@@ -172,14 +187,16 @@ const settleTime = 5 * time.Second
 // gives memory back to the system.
 func housekeeping(ctx context.Context, book *ledger.Ledger, keys *card.Keys) error {
 	wait := settleTime
-	for {
-		if book.Clock() == protocol.ClockSynced { // a clock that runs ahead would destroy keys for good
+	for started := time.Now(); ; {
+		// A clock that runs ahead would forget marks and destroy keys for good, so it
+		// has to be synchronised, or to have had a day to be.
+		if book.Clock() == protocol.ClockSynced || time.Since(started) > 24*time.Hour {
 			if err := keys.Advance(time.Now()); err != nil {
 				return err
 			}
-		}
-		if err := book.Purge(ctx); err != nil && ctx.Err() == nil {
-			return err
+			if err := book.Purge(ctx); err != nil && ctx.Err() == nil {
+				return err
+			}
 		}
 		select {
 		case <-ctx.Done():

@@ -38,7 +38,7 @@ func (d *Dispenser) Serve(ctx context.Context, o Order) (Vend, protocol.Result, 
 	r := protocol.Result{Outcome: protocol.Kept}
 	o.Tried = slices.Clone(o.Tried)
 	for len(o.Tried) < MaxSlots {
-		next, err := d.ledger.Reserve(ctx, o)
+		next, err := d.reserve(ctx, o)
 		if denied := (*DeniedError)(nil); errors.As(err, &denied) && len(o.Tried) > 0 {
 			return v, r, nil // no other slot has it: the order ends as the last slot did
 		}
@@ -128,6 +128,12 @@ func (d *Dispenser) ask(ctx context.Context, v Vend) (protocol.Result, error) {
 // settleLimit bounds a ledger transaction whose session may be gone: a slow card
 // takes a second, a dead one never answers.
 const settleLimit = 20 * time.Second
+
+func (d *Dispenser) reserve(ctx context.Context, o Order) (Vend, error) {
+	ctx, cancel := context.WithTimeout(ctx, settleLimit)
+	defer cancel()
+	return d.ledger.Reserve(ctx, o)
+}
 
 func (d *Dispenser) settle(ctx context.Context, id protocol.VendID, r protocol.Result) error {
 	ctx, cancel := context.WithTimeout(ctx, settleLimit)

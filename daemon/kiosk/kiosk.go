@@ -173,40 +173,46 @@ func (k *Kiosk) Tap(serial uint64, t Tap, p protocol.ProductID) {
 // Run serves people until ctx ends.
 func (k *Kiosk) Run(ctx context.Context) error {
 	k.touched = time.Now()
-	for ctx.Err() == nil {
-		k.rest(ctx)
+	for redrawn := false; ctx.Err() == nil; {
+		if !redrawn {
+			k.clear()
+		}
+		redrawn = k.rest(ctx)
 	}
 	return nil
 }
 
 // rest shows the waiting screen and plays the session that begins there. With
 // nothing to give or something broken it says so instead, for as long as it lasts.
-func (k *Kiosk) rest(ctx context.Context) {
-	k.clear()
+// It reports whether it ended only because the shelf may look different now.
+func (k *Kiosk) rest(ctx context.Context) (redraw bool) {
 	cond, _ := k.guard.Watch()
+	shelf := k.shelf.Watch() // before looking, so that no change is missed
 	offer, err := k.offer(ctx)
 	switch {
 	case ctx.Err() != nil:
-		return
 	case err != nil:
 		k.o.Log.Error("shelf not readable", "err", err)
 		k.show(View{Screen: Fault, Code: protocol.FaultLedger.Code(), Open: true})
-		k.wait(ctx, pause{rest: true, busy: true, ends: bookLimit})
+		k.wait(ctx, pause{rest: true, busy: true, unsure: true, ends: bookLimit})
 	case cond.Closed != 0:
 		k.show(View{Screen: Fault, Code: cond.Closed.Code(), Open: cond.Open})
 		k.wait(ctx, pause{rest: true, closed: cond.Closed})
 	case !slices.ContainsFunc(offer, inStock):
 		k.show(View{Screen: Empty})
-		k.wait(ctx, pause{rest: true, shelf: true, taps: []Tap{TapNext}})
+		return k.wait(ctx, pause{rest: true, shelf: shelf, taps: []Tap{TapNext}}).what == cueShelf
 	default:
 		k.show(View{Screen: Attract})
-		switch c := k.wait(ctx, pause{rest: true, shelf: true, card: true, taps: []Tap{TapNext}}); c.what {
+		switch c := k.wait(ctx, pause{rest: true, shelf: shelf, card: true, taps: []Tap{TapNext}}); c.what {
 		case cueTap:
 			k.choose(ctx, hand{})
 		case cueCard:
 			k.present(ctx, hand{})
+		case cueShelf:
+			return true
 		}
 	}
+	return false
 }
 
 func inStock(c Choice) bool { return c.Stock }
@@ -223,13 +229,14 @@ func (h hand) good() bool { return !h.read.IsZero() && time.Since(h.read) < hold
 
 // choose asks for a product.
 func (k *Kiosk) choose(ctx context.Context, h hand) {
-	for {
+	for redrawn := false; ; redrawn = true {
+		shelf := k.shelf.Watch() // before looking, so that no change is missed
 		offer, err := k.offer(ctx)
 		if err != nil || !slices.ContainsFunc(offer, inStock) {
 			return // the waiting screen says what is wrong
 		}
-		k.show(View{Screen: Choose, Products: offer})
-		c := k.wait(ctx, pause{idle: idleTime, shelf: true, taps: []Tap{TapPick, TapBack}})
+		k.show(View{Screen: Choose, Products: offer, Covered: redrawn && k.now.Covered})
+		c := k.wait(ctx, pause{idle: idleTime, redrawn: redrawn, shelf: shelf, taps: []Tap{TapPick, TapBack}})
 		switch {
 		case c.what == cueShelf:
 			continue

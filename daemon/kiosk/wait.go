@@ -11,15 +11,17 @@ import (
 
 // A pause is what a screen waits for, and for how long.
 type pause struct {
-	taps    []Tap          // taps that end it
-	idle    time.Duration  // without touch: then the cover, then the session ends; 0: never
-	ends    time.Duration  // then it ends quietly, without a cover; 0: never
-	rest    bool           // a waiting screen: modes end after a while, the screen dims
-	busy    bool           // a fault must not end it
-	closed  protocol.Fault // the fault screen: ends when the machine's condition is another
-	card    bool           // ends when a card is laid on the reader
-	present bool           // ends when a card lies on the reader, laid before or now
-	shelf   bool           // ends when the shelf changes
+	taps    []Tap           // taps that end it
+	idle    time.Duration   // without touch: then the cover, then the session ends; 0: never
+	ends    time.Duration   // then it ends quietly, without a cover; 0: never
+	rest    bool            // a waiting screen: modes end after a while, the screen dims
+	busy    bool            // a fault must not end it
+	closed  protocol.Fault  // the fault screen: ends when the machine's condition is another
+	card    bool            // ends when a card is laid on the reader
+	present bool            // ends when a card lies on the reader, laid before or now
+	shelf   <-chan struct{} // ends when the shelf changes
+	redrawn bool            // the same screen goes on: nobody touched it
+	unsure  bool            // nobody can promise that nothing was counted
 	read    <-chan reading
 	served  <-chan served
 }
@@ -49,12 +51,8 @@ const (
 // that was left lying, and returns when something on the list happens.
 func (k *Kiosk) wait(ctx context.Context, p pause) cue {
 	begun := time.Now()
-	if !p.rest {
+	if !p.rest && !p.redrawn {
 		k.touched = begun
-	}
-	restocked := k.shelf.Watch()
-	if !p.shelf {
-		restocked = nil
 	}
 	for {
 		cond, stale := k.guard.Watch()
@@ -67,8 +65,8 @@ func (k *Kiosk) wait(ctx context.Context, p pause) cue {
 			return cue{what: cueGone}
 		case p.closed != 0 && cond.Closed != p.closed:
 			return cue{what: cueClosed}
-		case p.closed == 0 && !p.busy && cond.Closed != 0 && (p.rest || cond.Closed != protocol.FaultPaused):
-			return cue{what: cueClosed} // a pause from afar lets the person finish
+		case p.closed == 0 && !p.busy && cond.Closed != 0:
+			return cue{what: cueClosed}
 		case p.card && laid || p.present && pres.Card:
 			k.touch(now)
 			return cue{what: cueCard}
@@ -85,7 +83,7 @@ func (k *Kiosk) wait(ctx context.Context, p pause) cue {
 		case <-alarm.C:
 		case <-stale:
 		case <-moved:
-		case <-restocked:
+		case <-p.shelf:
 			alarm.Stop()
 			return cue{what: cueShelf}
 		case r := <-p.read:
@@ -157,7 +155,7 @@ func (k *Kiosk) tick(now, begun time.Time, p pause, cond Condition) time.Time {
 		sooner(next)
 	}
 	v.CardLeft, v.Beep = k.left.calling, k.now.Beep
-	v.Open = p.closed != 0 && cond.Open
+	v.Open = p.unsure || p.closed != 0 && cond.Open
 	k.publish(v)
 	return due
 }
@@ -222,7 +220,7 @@ func (k *Kiosk) touch(now time.Time) { k.touched = now }
 // finger on its way to a button that is still there does not miss.
 func (k *Kiosk) show(v View) {
 	v.Modes, v.Beep, v.CardLeft, v.Serial = k.now.Modes, k.now.Beep, k.left.calling, k.now.Serial
-	if v.Screen != k.now.Screen || k.now.Covered || v.LookAgain || v.Serial == 0 {
+	if v.Screen != k.now.Screen || v.Covered != k.now.Covered || v.LookAgain || v.Serial == 0 {
 		v.Serial++
 	}
 	v.Now, v.Place = time.Now().In(k.o.Zone).Truncate(time.Minute), k.place()

@@ -133,11 +133,13 @@ func (w *Warden) Run(ctx context.Context) error {
 		pres, laid := w.plate.Watch()
 		ruled := w.rules.Watch()
 		if body.Up && body.Session != w.session {
+			// A board that cannot be believed serves nobody; another one may come.
 			if err := w.book.BoardHighest(ctx, body.Serial, body.Highest); err != nil {
-				return ended(ctx, fmt.Errorf("board %s: %w", body.Serial, err))
+				w.log.Error("board not accepted", "device", body.Serial, "err", err)
+			} else {
+				w.session = body.Session
+				request(ask, w.session)
 			}
-			w.session = body.Session
-			request(ask, w.session)
 		}
 		if err := w.record(ctx, body, pres); err != nil {
 			return ended(ctx, err)
@@ -152,9 +154,10 @@ func (w *Warden) Run(ctx context.Context) error {
 		case <-ruled:
 		case <-alarm.C:
 		case r := <-healed:
-			w.open = r.open
 			if r.err == nil {
-				w.healed = r.session
+				w.open, w.healed = r.open, r.session
+			} else {
+				w.open = max(1, r.open) // nobody could be asked
 			}
 		}
 		alarm.Stop()
@@ -299,7 +302,7 @@ func (w *Warden) lasting(f protocol.Fault, silent bool) bool {
 // closed returns the first reason not to serve, the most telling one first.
 func (w *Warden) closed(body Body, pres Presence) protocol.Fault {
 	switch {
-	case !body.Up || w.healed != w.session:
+	case !body.Up || w.session != body.Session || w.healed != w.session:
 		return protocol.FaultBoardSilent
 	case body.DoorOpen:
 		return protocol.FaultDoor

@@ -213,12 +213,18 @@ func (l *Ledger) judge(err error) error {
 	switch code(err) {
 	case codeIOErr, codeCorrupt, codeNotADB:
 		l.mu.Lock()
-		l.broken = true
+		if !l.broken {
+			l.broken = true
+			close(l.failure)
+		}
 		l.mu.Unlock()
 		return fmt.Errorf("%w: %w", ErrFailed, err)
 	}
 	return err
 }
+
+// Failed is closed when the disk failed: the ledger has to be opened again.
+func (l *Ledger) Failed() <-chan struct{} { return l.failure }
 
 func (l *Ledger) failed() bool {
 	l.mu.Lock()

@@ -51,6 +51,7 @@ type Ledger struct {
 
 	mu      sync.Mutex
 	broken  bool              // guarded by mu
+	failure chan struct{}     // closed when broken
 	head    protocol.Head     // guarded by mu; like all below, as of the last commit
 	acked   protocol.Ack      // guarded by mu
 	wallMS  int64             // guarded by mu
@@ -117,7 +118,7 @@ func open(ctx context.Context, o Options, started protocol.LedgerStarted) (*Ledg
 	}
 	l := &Ledger{
 		db: db, path: o.Path, machine: o.Machine, soft: o.Software, zone: o.Zone, log: o.Log, synced: o.Synced,
-		start: time.Now(), changed: make(chan struct{}),
+		start: time.Now(), changed: make(chan struct{}), failure: make(chan struct{}),
 	}
 	err = l.load(ctx)
 	if err == nil {

@@ -1023,6 +1023,35 @@ func TestOrphans(t *testing.T) {
 	}
 }
 
+// A board that settled a vend knew it: one that then says less has lost its memory,
+// hello in between or not. And a record it has under a new id is not ours.
+func TestOrphansWithoutHello(t *testing.T) {
+	t.Parallel()
+	const a = "00000000000000aa"
+	d := setUp(t)
+	d.load(1, "B1", "2099-06-30", 5)
+	d.load(2, "B1", "2099-06-30", 5)
+	d.ok(d.BoardHighest(d.ctx, a, 0))
+	d.ok(d.Settle(d.ctx, d.reserve(condom(1)).ID, dropped))
+	d.reserve(condom(2))
+	d.ok(d.BoardHighest(d.ctx, a, 0))
+	open, err := d.Open(d.ctx)
+	d.ok(err)
+	if len(open) != 1 || !open[0].Orphan {
+		t.Errorf("after the board lost its memory: %+v, want one orphan", open)
+	}
+
+	d = setUp(t)
+	d.load(1, "B1", "2099-06-30", 5)
+	d.ok(d.BoardHighest(d.ctx, a, 0))
+	v := d.reserve(condom(1))
+	d.ok(d.Settle(d.ctx, v.ID, protocol.Result{Outcome: protocol.Unknown, Cause: protocol.FaultBoardKnows}))
+	if open, err = d.Open(d.ctx); err != nil || len(open) != 1 || !open[0].Orphan {
+		t.Errorf("an id the board knew already: %+v, %v; want one orphan", open, err)
+	}
+	d.ok(d.Resolve(d.ctx, v.ID, protocol.Kept, "staff", "s-1"))
+}
+
 // KeepClock puts right what was written under a clock that ran ahead, and says so once.
 func TestKeepClock(t *testing.T) {
 	t.Parallel()

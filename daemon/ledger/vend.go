@@ -197,11 +197,9 @@ func (t *tx) reserve(c claim, front line) (dispense.Vend, error) {
 	return v, t.entitle(c, v.ID)
 }
 
-// entitle counts the claim as taken, and forgets what no rule counts any more.
+// entitle counts the claim as taken. What no rule counts any more is forgotten by
+// Purge, which runs only under a clock that can be believed.
 func (t *tx) entitle(c claim, id protocol.VendID) error {
-	if _, err := t.exec(`DELETE FROM entitlement WHERE keep_until < ?`, c.want.day.date()); err != nil {
-		return err
-	}
 	last := lastCounted(c.policy, c.want)
 	if last < c.want.day {
 		return nil // no rule counts this class: there is nothing to remember
@@ -341,6 +339,13 @@ func (t *tx) settle(v vend, r protocol.Result, by, staff string) error {
 	if err != nil || r.Outcome == protocol.Unknown {
 		return err
 	}
+	if by == "board" && (r.Pieces > 0 || r.RunMS > 0) {
+		// It has this vend in its memory; should it know less at its next hello, it has lost it.
+		_, err := t.exec(`UPDATE board SET highest = ?1 WHERE highest < ?1 AND serial || '/' || losses = (SELECT board FROM vend WHERE id = ?1)`, v.id)
+		if err != nil {
+			return err
+		}
+	}
 	if err := t.liftUnknown(v.stock.Slot, staff); err != nil {
 		return err
 	}
@@ -356,6 +361,12 @@ func (t *tx) mark(v vend, out protocol.Outcome) error {
 func (t *tx) settleUnknown(v vend, r protocol.Result) error {
 	if err := t.mark(v, protocol.Unknown); err != nil {
 		return err
+	}
+	if r.Cause == protocol.FaultBoardKnows {
+		// What the board has under this id is another vend: it cannot tell of this one.
+		if _, err := t.exec(`UPDATE vend SET board = '?' WHERE id = ?`, v.id); err != nil {
+			return err
+		}
 	}
 	if err := t.append(protocol.VendUnknown{Vend: v.event(r)}); err != nil {
 		return err

@@ -239,10 +239,17 @@ func (b *Board) knew(id protocol.VendID, slot protocol.Slot) (protocol.Result, e
 // follow asks after a vend until it is over. s is its state as far as known; the
 // zero value is not at all.
 func (b *Board) follow(ctx context.Context, s board.VendState, id protocol.VendID, slot protocol.Slot) (protocol.Result, error) {
+	ran := false
 	for word := time.Now(); ; {
 		switch s.State {
 		case 0:
+		case board.StateNone, board.StateSkipped:
+			if ran { // it turned, and has been forgotten since
+				return judge(board.VendState{State: board.StateForgotten}), nil
+			}
+			return judge(s), nil
 		case board.StateRunning:
+			ran = true
 			b.update(func(st *Status) {
 				st.Motion = Motion{Vend: id, Slot: slot, Percent: progress(s, b.opt.Turn), Phase: s.Phase}
 			})
