@@ -113,8 +113,10 @@ func parseConfig(name string, r io.Reader) (Config, error) {
 	d.Check("zone", err)
 	host, _, err := net.SplitHostPort(c.Console.Listen)
 	d.Need(err == nil && net.ParseIP(host).IsLoopback(), "console.listen", "want a loopback address with a port, such as \"127.0.0.1:8090\": pages have no sign-in yet")
-	_, _, err = net.SplitHostPort(c.MQTT.Listen)
-	d.Need(err == nil, "mqtt.listen", "want an address with a port, such as \"127.0.0.1:1883\"")
+	host, _, err = net.SplitHostPort(c.MQTT.Listen)
+	d.Need(err == nil && net.ParseIP(host).IsLoopback(), "mqtt.listen", "want a loopback address with a port, such as \"127.0.0.1:1883\": machines have no certificates yet")
+	d.Need(c.MQTT.Listen != c.Console.Listen, "mqtt.listen", "the same address as console.listen")
+	d.Need(c.Zone != "", "zone", "empty: want a name such as \"Asia/Shanghai\"")
 
 	if len(c.Machines) > 0 { // what they should hold has to be sound before it is sent
 		d.Check("policy", c.policy().Valid())

@@ -91,6 +91,11 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	held, err := lock(cfg.Data)
+	if err != nil {
+		return err
+	}
+	defer held.Close()
 	pages, err := net.Listen("tcp", cfg.Console.Listen)
 	if err != nil {
 		return fmt.Errorf("console: %w (is districtd running already?)", err)
@@ -119,6 +124,18 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	g.Go(func() error { return d.Run(ctx, mqtt) })
 	g.Go(func() error { return serve(ctx, pages, d.Handler()) })
 	return g.Wait()
+}
+
+// lock keeps a second districtd off the data folder: two would write over each other.
+func lock(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("data folder: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("data folder %s: another districtd uses it: %w", dir, err), f.Close())
+	}
+	return f, nil
 }
 
 // serve answers the console until ctx ends. Streams of events stay open, so they

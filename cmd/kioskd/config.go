@@ -69,16 +69,17 @@ func parseConfig(name string, r io.Reader) (Config, error) {
 	var err error
 	c.zone, err = time.LoadLocation(c.Zone)
 	d.Check("zone", err)
+	d.Need(c.Zone != "", "zone", "empty: want a name such as \"Asia/Shanghai\"")
 	d.Need(c.level.UnmarshalText([]byte(c.Log)) == nil, "log", "want \"debug\", \"info\", \"warn\" or \"error\"")
 
 	host, _, err := net.SplitHostPort(c.Screen.Listen)
 	d.Need(err == nil && net.ParseIP(host).IsLoopback(), "screen.listen", "want a loopback address with a port, such as \"127.0.0.1:8080\": nobody else may reach the screen")
 	if c.Screen.Frame != "" {
 		u, err := url.Parse(c.Screen.Frame)
-		d.Need(err == nil && u.Scheme == "http" && net.ParseIP(u.Hostname()).IsLoopback() && u.Path == "", "screen.frame", "want an origin on loopback, such as \"http://127.0.0.1:9000\"")
+		d.Need(err == nil && u.Scheme == "http" && net.ParseIP(u.Hostname()).IsLoopback() && "http://"+u.Host == c.Screen.Frame, "screen.frame", "want an origin on loopback, such as \"http://127.0.0.1:9000\"")
 	}
 	broker, err := url.Parse(c.District.Broker)
-	d.Need(err == nil && broker.Scheme == "tcp" && broker.Port() != "", "district.broker", "want tcp://host:port")
+	d.Need(err == nil && broker.Scheme == "tcp" && broker.Hostname() != "" && broker.Port() != "", "district.broker", "want tcp://host:port")
 	if err == nil {
 		c.District.address = broker.Host
 	}

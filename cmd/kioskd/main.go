@@ -83,6 +83,11 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
 		return fmt.Errorf("data folder: %w", err)
 	}
+	held, err := lock(cfg.Data)
+	if err != nil {
+		return err
+	}
+	defer held.Close()
 	book, err := ledger.Open(ctx, ledger.Options{Path: filepath.Join(cfg.Data, "ledger.db"), Machine: cfg.Machine,
 		Software: version, Zone: cfg.zone, Log: log.With("part", "ledger"), Synced: synced(cfg.Clock)})
 	if err != nil {
@@ -153,6 +158,18 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		err = errors.Join(err, also)
 	}
 	return err
+}
+
+// lock keeps a second kioskd off the data folder: two would write over each other.
+func lock(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("data folder: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("data folder %s: another kioskd uses it: %w", dir, err), f.Close())
+	}
+	return f, nil
 }
 
 // dial opens a serial line each time it is asked.

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -61,8 +62,15 @@ func demoFlags(args []string) demoOptions {
 	f.StringVar(&o.console, "console", "127.0.0.1:8090", "address of the district's console")
 	f.StringVar(&o.keep, "keep", "", "folder to keep the data and logs in; empty: a temporary one, removed at the end")
 	f.Parse(args) // ends the process on an error
-	if o.machines < 0 || o.machines > 200 || o.speed <= 0 || f.NArg() > 0 {
-		fmt.Fprintln(os.Stderr, "yaoju demo: want 0 to 200 machines, a speed above 0 and no further words")
+	for _, address := range []string{o.bench, o.console} {
+		host, _, err := net.SplitHostPort(address)
+		if err != nil || !net.ParseIP(host).IsLoopback() {
+			fmt.Fprintf(os.Stderr, "yaoju demo: address %q: want one on loopback with a port, such as 127.0.0.1:8090\n", address)
+			os.Exit(2)
+		}
+	}
+	if o.machines < 0 || o.machines > 200 || !(o.speed > 0 && o.speed <= 100000) || f.NArg() > 0 {
+		fmt.Fprintln(os.Stderr, "yaoju demo: want 0 to 200 machines, a speed above 0 and at most 100000, and no further words")
 		os.Exit(2)
 	}
 	return o

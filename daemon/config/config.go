@@ -28,6 +28,7 @@ const maxFile = 8 << 20
 type Doc struct {
 	name       string
 	lines      map[string]int // line of each key, such as "machine[2].slots[0].par"
+	unread     bool           // the file could not be read at all: nothing is known of its keys
 	complaints []complaint
 }
 
@@ -44,9 +45,11 @@ func Decode(name string, r io.Reader, v any) *Doc {
 	switch {
 	case err != nil:
 		d.add(0, "read: %v", err)
+		d.unread = true
 		return d
 	case len(text) > maxFile:
 		d.add(0, "larger than %d bytes: is this the right file?", maxFile)
+		d.unread = true
 		return d
 	}
 	var tree map[string]any
@@ -56,6 +59,7 @@ func Decode(name string, r io.Reader, v any) *Doc {
 			line, _ = at.Position()
 		}
 		d.add(line, "%s", strings.TrimPrefix(err.Error(), "toml: "))
+		d.unread = true
 		return d
 	}
 	d.index(text)
@@ -65,14 +69,14 @@ func Decode(name string, r io.Reader, v any) *Doc {
 
 // Need records a complaint about key unless ok. The text says what would be right.
 func (d *Doc) Need(ok bool, key, format string, args ...any) {
-	if !ok {
+	if !ok && !d.unread {
 		d.add(d.line(key), "%s: %s", key, fmt.Sprintf(format, args...))
 	}
 }
 
 // Check records err, if any, as a complaint about key.
 func (d *Doc) Check(key string, err error) {
-	if err != nil {
+	if err != nil && !d.unread {
 		d.add(d.line(key), "%s: %v", key, err)
 	}
 }

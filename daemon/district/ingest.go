@@ -293,7 +293,14 @@ func (d *District) takeState(ctx context.Context, tx *sql.Tx, m protocol.Machine
 	if err == nil && st.Machine != m {
 		err = fmt.Errorf("it speaks of machine %s", st.Machine)
 	}
-	if err == nil && (st.Head >= maxSeq || st.Acked.Seq >= maxSeq || st.Acked.Generation >= maxSeq) {
+	ours, gerr := generation(ctx, tx)
+	if gerr != nil {
+		return gerr
+	}
+	// A generation is the moment a store began. One machine must not be able to name a
+	// later one for all: the district would have to go beyond it.
+	latest := max(ours, uint64(now.Add(24*time.Hour).UnixMilli()))
+	if err == nil && (st.Head >= maxSeq || st.Acked.Seq >= maxSeq || st.Acked.Generation > latest) {
 		err = errors.New("a number in it is not plausible")
 	}
 	if err != nil {

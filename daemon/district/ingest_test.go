@@ -386,7 +386,8 @@ func TestGeneration(t *testing.T) {
 		{"told what we have", protocol.Ack{Ledger: w.l, Generation: first, Seq: 1}, false},
 		{"told more by an earlier life", protocol.Ack{Ledger: w.l, Generation: first - 1, Seq: 9}, false},
 		{"told more by this life", protocol.Ack{Ledger: w.l, Generation: first, Seq: 2}, true},
-		{"told by a later life", protocol.Ack{Ledger: w.l, Generation: first + 1<<30, Seq: 1}, true},
+		{"told by a later life", protocol.Ack{Ledger: w.l, Generation: first + 1<<20, Seq: 1}, true},
+		{"told by a life that cannot have begun yet", protocol.Ack{Ledger: w.l, Generation: first + 1<<30, Seq: 9}, false},
 	} {
 		before := retained(t, d, w.m).Generation
 		take(t, d, w.state(c.acked))
