@@ -23,11 +23,6 @@ func (l *Ledger) Append(ctx context.Context, e protocol.Event) error {
 	return l.tx(ctx, "append "+string(e.Kind()), func(t *tx) error { return t.append(e) })
 }
 
-// Deny records that somebody was turned away, and why; nothing about whom.
-func (l *Ledger) Deny(ctx context.Context, reason protocol.Denial) error {
-	return l.Append(ctx, protocol.OrderDenied{Reason: reason})
-}
-
 // Head returns the newest record of the chain.
 func (l *Ledger) Head() protocol.Head {
 	l.mu.Lock()

@@ -861,7 +861,7 @@ func TestAppendRefusesWhatTheLedgerTells(t *testing.T) {
 	if err == nil {
 		t.Error("an event of a load that never happened was written")
 	}
-	d.ok(d.Deny(d.ctx, protocol.DenialAge))
+	d.ok(d.Append(d.ctx, protocol.OrderDenied{Reason: protocol.DenialAge}))
 	if got := d.records(d.Head().Seq - 1)[0]; string(got.Data) != `{"reason":"age"}` {
 		t.Errorf("a denial says more than its reason: %s", got.Data)
 	}
