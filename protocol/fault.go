@@ -24,6 +24,7 @@ const (
 	FaultClimate     Fault = 13 // climate sensor absent or not plausible
 	FaultBoardReset  Fault = 14 // board restarted by its watchdog or a brown-out
 	FaultSlow        Fault = 15 // turn took longer than the slot's usual time
+	FaultShort       Fault = 16 // far more current than a motor can draw: its wires touch
 
 	FaultBoardSilent Fault = 100 // motor board does not answer
 	FaultBoardKnows  Fault = 101 // board claims to know a vend id that was just minted
@@ -70,6 +71,7 @@ var faults = []FaultInfo{
 	{FaultClimate, "CLIMATE", Notice, "温湿度传感器无读数", "Climate sensor gives no reading"},
 	{FaultBoardReset, "BOARD_RESET", Notice, "控制板曾自动重启", "Motor board restarted by itself"},
 	{FaultSlow, "SLOW", Notice, "电机转动偏慢", "Motor turns slowly"},
+	{FaultShort, "SHORT", Urgent, "电机短路", "Motor or its wires short-circuited"},
 	{FaultBoardSilent, "BOARD_SILENT", Urgent, "控制板无响应", "Motor board does not answer"},
 	{FaultBoardKnows, "BOARD_KNOWS", Urgent, "控制板与账本编号冲突", "Board and ledger disagree about a number"},
 	{FaultReader, "READER", Urgent, "读卡器无响应", "Card reader does not answer"},

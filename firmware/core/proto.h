@@ -129,6 +129,11 @@
 #define MSG_CLEAR_LEN 1
 #define MSG_CLEAR_FAULT 0 /* u8 */
 
+/* restart, into the bootloader if there is one; key is RESTART_KEY */
+#define MSG_RESTART 0x0b
+#define MSG_RESTART_LEN 4
+#define MSG_RESTART_KEY 0 /* u32 */
+
 enum {
 	STATE_NONE = 1,
 	STATE_FORGOTTEN = 2,
@@ -194,7 +199,10 @@ enum {
 #define LIM_DIM_PERCENT 10
 #define LIM_MAX_TURN_MS 7000
 #define LIM_MAX_LOCK_MS 10000
-#define LIM_JOURNAL_KEEP 85
+#define LIM_SHORT_MA 3000
+#define LIM_SHORT_MS 5
+#define LIM_JOURNAL_KEEP 72
+#define RESTART_KEY 0x746f6f62UL
 
 /* Faults the board can see. */
 enum {
@@ -214,6 +222,7 @@ enum {
 	FAULT_CLIMATE = 13, /* Climate sensor gives no reading */
 	FAULT_BOARD_RESET = 14, /* Motor board restarted by itself */
 	FAULT_SLOW = 15, /* Motor turns slowly */
+	FAULT_SHORT = 16, /* Motor or its wires short-circuited */
 };
 
 #endif

@@ -23,9 +23,11 @@
 //     for TEST NOT_HOME. Neither the door nor the sensor stops a held motion.
 //   - A turn must leave home within LeaveMS (else STUCK_HOME) and be home again
 //     within TurnMS (else RUNAWAY, which is latched and survives power loss).
-//     Current over JamMA for JamMS stops it (JAM), current under OpenMA after
-//     InrushMS too (NO_MOTOR), and so does the door (DOOR_OPENED). Each start of
-//     the motor is held to these limits anew.
+//     Current over JamMA for JamMS after InrushMS stops it (JAM), current under
+//     OpenMA then too (NO_MOTOR), current over ShortMA for ShortMS at any time
+//     (SHORT), and so does the door (DOOR_OPENED). Each start of the motor is held
+//     to these limits anew. Both motors of a pair have to leave and to come home,
+//     and each stops at its own home.
 //   - The drop sensor is watched from motor start to WatchMS after each stop,
 //     whatever the stop was for; once a piece has fallen to SettleMS after stop or
 //     first drop, whichever is later, so that a second piece close behind is still
@@ -85,7 +87,9 @@ const (
 	DimPercent  = 10    // the light without a host; percent
 	MaxTurnMS   = 7000  // the largest TurnMS that Configure may ask for
 	MaxLockMS   = 10000 // the longest the lock's coil may have power
-	JournalKeep = 85    // vends that are remembered at least: 4 KiB of EEPROM, three records of 16 bytes each
+	ShortMA     = 3000  // current over this is a short circuit, inrush or not; mA
+	ShortMS     = 5     // once it lasted this long
+	JournalKeep = 72    // vends that are remembered at least, of one piece each: a ring of 216 records, three to such a vend
 )
 
 // Kind says which message a frame carries. Answers have the high bit set.
@@ -103,6 +107,7 @@ const (
 	KindLight     Kind = 0x08 // -> STATUS_IS
 	KindHold      Kind = 0x09 // -> STATUS_IS
 	KindClear     Kind = 0x0a // -> STATUS_IS
+	KindRestart   Kind = 0x0b // -> PONG, and then the board restarts
 	KindPong      Kind = 0x81
 	KindHelloIs   Kind = 0x82
 	KindVendState Kind = 0x84
@@ -135,8 +140,9 @@ type HelloIs struct {
 	Fitted     SlotSet         // slots with a motor, as configured
 }
 
-// Configure tells the board what hangs on it. It is stored, and refused as BUSY
-// while a motor turns. Without one no slot is fitted.
+// Configure tells the board what hangs on it. It is in force at once and stored
+// a moment later: after a loss of power in between, HELLO_IS has the hash of the
+// one before. It is refused as BUSY while a motor turns. Without one no slot is fitted.
 type Configure struct {
 	Fitted  SlotSet // slots with a motor
 	Coupled SlotSet // slots whose right neighbour turns with them; the neighbour alone is a BAD_SLOT
@@ -225,6 +231,13 @@ type Hold struct {
 // no error. NOT_HOME is cleared by homing only.
 type Clear struct{ Fault uint8 }
 
+// Restart restarts the board, into its serial bootloader if it has one. Refused as
+// BUSY while a motor turns, and as BAD_VALUE with another key.
+type Restart struct{ Key uint32 } // RestartKey
+
+// RestartKey is the key of Restart: a damaged frame does not restart a board.
+const RestartKey = 0x746f6f62 // "boot" on the line
+
 // Kind implements Message.
 func (Ping) Kind() Kind      { return KindPing }
 func (Pong) Kind() Kind      { return KindPong }
@@ -241,6 +254,7 @@ func (Lock) Kind() Kind      { return KindLock }
 func (Light) Kind() Kind     { return KindLight }
 func (Hold) Kind() Kind      { return KindHold }
 func (Clear) Kind() Kind     { return KindClear }
+func (Restart) Kind() Kind   { return KindRestart }
 
 // State is how a vend stands on the board.
 type State uint8
@@ -426,7 +440,7 @@ func (c Configure) Hash() uint32 { return crc32.ChecksumIEEE(payload(c)) }
 // Answer is the kind of the good answer to question k.
 func (k Kind) Answer() Kind {
 	switch k {
-	case KindPing:
+	case KindPing, KindRestart:
 		return KindPong
 	case KindHello, KindConfigure:
 		return KindHelloIs

@@ -33,6 +33,7 @@ var messages = []struct {
 	{"LIGHT", Light{}, "percent, 0 to 100"},
 	{"HOLD", Hold{}, "move while a finger is on a button; repeat within HOLD_MS"},
 	{"CLEAR", Clear{}, "take back a latched fault"},
+	{"RESTART", Restart{}, "restart, into the bootloader if there is one; key is RESTART_KEY"},
 }
 
 type word struct {
@@ -70,6 +71,8 @@ var limits = []word{
 	{"DIM_PERCENT", DimPercent},
 	{"MAX_TURN_MS", MaxTurnMS},
 	{"MAX_LOCK_MS", MaxLockMS},
+	{"SHORT_MA", ShortMA},
+	{"SHORT_MS", ShortMS},
 	{"JOURNAL_KEEP", JournalKeep},
 }
 
@@ -96,6 +99,7 @@ func Header() []byte {
 	for _, l := range limits {
 		fmt.Fprintf(&b, "#define LIM_%s %d\n", l.name, l.value)
 	}
+	fmt.Fprintf(&b, "#define RESTART_KEY 0x%08xUL\n", uint32(RestartKey))
 	b.WriteString("\n/* Faults the board can see. */\nenum {\n\tFAULT_NONE = 0,\n")
 	for _, f := range protocol.Faults() {
 		if f.Fault < firstDaemonFault {
