@@ -477,7 +477,7 @@ func (t *tx) blame(slot protocol.Slot, r protocol.Result, by string) error {
 // motor is off, held fast, or stands in mid-turn. They hold whatever fell.
 func stuck(f protocol.Fault) bool {
 	switch f {
-	case protocol.FaultNoMotor, protocol.FaultStuckHome, protocol.FaultRunaway, protocol.FaultNotHome, protocol.FaultJam:
+	case protocol.FaultNoMotor, protocol.FaultShort, protocol.FaultStuckHome, protocol.FaultRunaway, protocol.FaultNotHome, protocol.FaultJam:
 		return true
 	}
 	return false

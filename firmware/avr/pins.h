@@ -54,12 +54,20 @@
 #define LOCK_DDR  DDRH
 #define LOCK_BIT  PH4
 
-/* Light: PE3 is OC3A, PWM of timer 3. */
-#define LIGHT_DDR DDRE
-#define LIGHT_BIT PE3
+/* Light: PE3 is OC3A, PWM of timer 3; a plain pin when off, and when fully on. */
+#define LIGHT_PORT PORTE
+#define LIGHT_DDR  DDRE
+#define LIGHT_BIT  PE3
 
 /* Motor current: ADC0 (PF0), 1 V is 1 A, 5 V full scale. Serial line: USART0, PE0
- * and PE1. I2C: PD0 is SCL, PD1 is SDA. */
+ * and PE1. */
 #define CURRENT_CHANNEL 0
+
+/* I2C: PD0 is SCL, PD1 is SDA, with pull-ups on the board. */
+#define I2C_PIN  PIND
+#define I2C_PORT PORTD
+#define I2C_DDR  DDRD
+#define SCL_BIT  PD0
+#define SDA_BIT  PD1
 
 #endif

@@ -32,7 +32,7 @@ void hal_light(uint8_t percent);
 /* EEPROM. A byte takes about 3.4 ms; hal_ee_ready says that none is being written. */
 #define HAL_EE_SIZE 4096u
 bool hal_ee_ready(void);
-uint8_t hal_ee_read(uint16_t addr);	/* only when ready */
+uint8_t hal_ee_read(uint16_t addr);	/* waits for the byte being written, if any */
 void hal_ee_write(uint16_t addr, uint8_t value);	/* only when ready */
 
 /* I2C, one transfer at a time; buf is in use until hal_i2c_state is not BUSY. */
