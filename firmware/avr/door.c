@@ -25,11 +25,12 @@ void door_init(void)
 	LOCK_DDR |= _BV(LOCK_BIT);
 	DOOR_PORT |= _BV(DOOR_BIT);
 
-	/* Timer 3, mode 14: fast PWM to ICR3, prescaler 8. The mode comes first, because
-	 * ICR3 may only be written in a mode that uses it. */
+	/* Timer 3, mode 14: fast PWM to ICR3. The mode comes first, because ICR3 may
+	 * only be written in a mode that uses it; the clock, 2 MHz, comes last. */
 	TCCR3A = _BV(WGM31);
-	TCCR3B = _BV(WGM33) | _BV(WGM32) | _BV(CS31);
+	TCCR3B = _BV(WGM33) | _BV(WGM32);
 	ICR3 = 100 * LIGHT_STEPS - 1;
+	TCCR3B |= _BV(CS31);
 	hal_light(0);
 	LIGHT_DDR |= _BV(LIGHT_BIT);
 

@@ -113,7 +113,7 @@ void hal_i2c_read(uint8_t addr, uint8_t *buf, uint8_t n)
 /* A transfer is over when its STOP is, so that the next START cannot meet it. */
 enum hal_i2c hal_i2c_state(void)
 {
-	return TWCR & _BV(TWSTO) ? HAL_I2C_BUSY : state;
+	return (TWCR & _BV(TWSTO)) ? HAL_I2C_BUSY : state;
 }
 
 static void pull(uint8_t bit)

@@ -146,6 +146,12 @@ static void stop(uint8_t why)
 	}
 }
 
+/* The finger of a test or homing is off the button. */
+static bool let_go(void)
+{
+	return m.kind != MOTION_VEND && now - m.held_at >= LIM_HOLD_MS;
+}
+
 /* Homeward, a motor of a pair that stands at home already does not run: it would
  * push out one more. */
 static void start(uint8_t phase, bool homeward)
@@ -159,7 +165,7 @@ static void start(uint8_t phase, bool homeward)
 	m.phase = phase == PHASE_LEAVE && m.left == m.running ? PHASE_RETURN : phase;
 	if (m.kind == MOTION_VEND && hal_door_open())
 		stop(FAULT_DOOR_OPENED);
-	else if (!m.running)
+	else if (!m.running || let_go())
 		stop(0);
 	else
 		hal_motor_on(m.row, m.running, (uint16_t)(config.turn_ms + SPARE_MS));
@@ -250,7 +256,7 @@ static void turn(void)
 	sample_home();
 	if (m.kind == MOTION_VEND && hal_door_open()) {
 		stop(FAULT_DOOR_OPENED);
-	} else if (m.kind != MOTION_VEND && now - m.held_at >= LIM_HOLD_MS) {
+	} else if (let_go()) {
 		stop(0);
 	} else if (m.half && !m.drops && on >= m.turn_ms / 2) {
 		stop(0);
@@ -330,8 +336,10 @@ static void watch(void)
 
 static void ended(void)
 {
-	if (journal_failed())
+	if (journal_failed()) {
 		lost = record_of(REC_END);
+		keep.drops += motion_unnoted();	/* no record will count them */
+	}
 	m.kind = MOTION_NONE;
 }
 
