@@ -36,6 +36,12 @@ const (
 	FaultPaused      Fault = 107 // paused by the district or by staff
 	FaultUnknownVend Fault = 108 // a vend whose end nobody knows
 	FaultChain       Fault = 109 // event chain is broken; a new ledger was started
+
+	// What only off-the-shelf vending boards have.
+	FaultElevator  Fault = 120 // elevator failed
+	FaultHatch     Fault = 121 // delivery door not closed
+	FaultNotTaken  Fault = 122 // a piece still lies in the elevator
+	FaultMicrowave Fault = 123 // microwave or its doors failed
 )
 
 // Severity says who has to act, and how soon.
@@ -82,6 +88,10 @@ var faults = []FaultInfo{
 	{FaultPaused, "PAUSED", Notice, "已暂停发放", "Paused"},
 	{FaultUnknownVend, "UNKNOWN_VEND", Warning, "一次出货结果待核实", "The end of one vend is not known"},
 	{FaultChain, "CHAIN", Warning, "账本校验失败，已启用新账本", "Ledger failed its check; a new one was started"},
+	{FaultElevator, "ELEVATOR", Urgent, "升降机故障", "Elevator failed"},
+	{FaultHatch, "HATCH", Urgent, "取货门未关", "Delivery door not closed"},
+	{FaultNotTaken, "NOT_TAKEN", Urgent, "升降机内有未取用品", "A box still lies in the elevator"},
+	{FaultMicrowave, "MICROWAVE", Urgent, "微波炉部件故障", "Microwave or its doors failed"},
 }
 
 // Faults returns the fault table, lowest number first.

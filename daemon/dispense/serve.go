@@ -67,7 +67,8 @@ func (d *Dispenser) Serve(ctx context.Context, o Order) (Vend, protocol.Result, 
 func elsewhere(f protocol.Fault) bool {
 	switch f {
 	case protocol.FaultRunaway, protocol.FaultDoorOpened, protocol.FaultDoor, protocol.FaultDropSensor, protocol.FaultJournal,
-		protocol.FaultBoardSilent, protocol.FaultBoardKnows, protocol.FaultBoardReset:
+		protocol.FaultBoardSilent, protocol.FaultBoardKnows, protocol.FaultBoardReset,
+		protocol.FaultElevator, protocol.FaultHatch, protocol.FaultNotTaken, protocol.FaultMicrowave:
 		return false
 	}
 	return true

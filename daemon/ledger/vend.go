@@ -488,7 +488,8 @@ func stuck(f protocol.Fault) bool {
 func slotsOwn(f protocol.Fault) bool {
 	switch f {
 	case protocol.FaultDoorOpened, protocol.FaultDoor, protocol.FaultInterrupted, protocol.FaultBoardReset, protocol.FaultBoardSilent,
-		protocol.FaultBoardKnows, protocol.FaultJournal, protocol.FaultDropSensor:
+		protocol.FaultBoardKnows, protocol.FaultJournal, protocol.FaultDropSensor,
+		protocol.FaultElevator, protocol.FaultHatch, protocol.FaultNotTaken, protocol.FaultMicrowave:
 		return false
 	}
 	return true

@@ -179,6 +179,11 @@ func (b *Board) Vend(ctx context.Context, id protocol.VendID, slot protocol.Slot
 			return b.knew(id, slot)
 		}
 		refused := protocol.Result{Outcome: protocol.Kept, Cause: refusal(m)}
+		if m.Reason == board.NakLatched {
+			// The latched fault is that of the slot it names, and stands in the status:
+			// this slot is not to be blocked for it.
+			refused.Cause = protocol.FaultBoardSilent
+		}
 		if first {
 			return refused, nil
 		}

@@ -154,7 +154,7 @@ func TestFaultsAreMended(t *testing.T) {
 		r.vend(1, 5)
 		r.await("runaway", has(protocol.FaultRunaway, 5))
 		r.twin.SetFaults(5, sim.Faults{})
-		if res := r.vend(2, 6); res.Outcome != protocol.Kept || res.Cause != protocol.FaultRunaway {
+		if res := r.vend(2, 6); res.Outcome != protocol.Kept || res.Cause != protocol.FaultBoardSilent {
 			t.Errorf("latched: %+v", res)
 		}
 		var refused *machine.RefusedError
