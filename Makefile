@@ -4,20 +4,35 @@
 BIN := .build/bin
 GO  ?= go
 
-# What the tests need beside Go: a C compiler for the race detector and the firmware's
-# header, Chromium for the screens, and a Chinese font for the console's pages.
+# What the tests need beside Go: a C compiler for the race detector, Chromium for the
+# screens, and a Chinese font for the console's pages;
 PACKAGES := gcc libc6-dev chromium fonts-noto-cjk
+# to build the motor board's firmware, run it in its simulator, and flash it;
+PACKAGES += gcc-avr avr-libc simavr libsimavr-dev libelf-dev avrdude
+# to test its core on the desk;
+PACKAGES += clang-14 libclang-rt-14-dev llvm-14 cppcheck gcovr
+# and a simulated computer whose kernel has GPIO lines.
+PACKAGES += qemu-system-arm
 
-.PHONY: demo build test tools check generated arm64 pictures fuzz soak bench font clean
+.PHONY: demo build firmware guest test tools check generated arm64 desk pictures fuzz mutants soak bench font clean
 
-demo: build
+# make demo ARGS=--firmware runs the machine's motor board on its real firmware.
+demo: build $(if $(findstring firmware,$(ARGS)),firmware)
 	@$(BIN)/yaoju demo $(ARGS)
 
 build:
 	@mkdir -p $(BIN)
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./cmd/...
 
-test: tools check generated arm64
+# firmware builds the motor board's program, and the simulator that runs it.
+firmware: tools
+	$(MAKE) -s -C firmware all boardsim
+
+# guest fetches the kernel of the simulated computer, once.
+guest: tools
+	sh daemon/machine/gpio/kernel.sh .build/guest
+
+test: tools check generated arm64 desk firmware guest
 	$(GO) test -race -count=1 -timeout 30m ./...
 
 # tools installs what is missing, and asks nothing of a machine that has it all.
@@ -29,10 +44,10 @@ tools:
 	fi
 
 check:
-	@bad=$$(gofmt -l cmd daemon protocol); if [ -n "$$bad" ]; then echo "not formatted by gofmt:"; echo "$$bad"; exit 1; fi
+	@bad=$$(gofmt -l cmd daemon firmware protocol); if [ -n "$$bad" ]; then echo "not formatted by gofmt:"; echo "$$bad"; exit 1; fi
 	$(GO) vet ./...
 	$(GO) tool staticcheck -checks all ./...
-	gcc -std=c11 -Wall -Wextra -Werror -fsyntax-only -x c firmware/core/proto.h
+	$(MAKE) -s -C firmware lint
 
 # generated fails if a generated file is not what go generate writes.
 generated:
@@ -43,6 +58,11 @@ generated:
 # The Pi's programs are pure Go: they build from any desk.
 arm64:
 	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build ./cmd/...
+
+# desk tests the firmware's core without its chip: rules, power cuts, damaged input.
+desk: tools
+	$(MAKE) -s -C firmware check
+	$(MAKE) -s -C firmware fuzz FUZZTIME=30
 
 # pictures takes the README's pictures from the real programs.
 pictures: tools
@@ -56,6 +76,13 @@ fuzz:
 			echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x $$pkg || exit 1; \
 		done; \
 	done
+
+	$(MAKE) -C firmware fuzz FUZZTIME=$(patsubst %s,%,$(FUZZTIME))
+
+# mutants shows that the tests find what they are there for: each is one fault put
+# into the firmware, and each must make a test fail.
+mutants: tools
+	$(MAKE) -C firmware mutants
 
 # soak kills the running machine over and over, with as many seeds as SEEDS says.
 SEEDS ?= 200

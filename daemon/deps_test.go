@@ -25,14 +25,27 @@ var allowed = map[string]string{
 	"daemon/ledger":       "protocol daemon/dispense",
 	"daemon/machine":      "protocol protocol/board daemon/port",
 	"daemon/machine/sim":  "protocol protocol/board",
-	"daemon/port":         "",
-	"daemon/port/pty":     "",
-	"daemon/uplink":       "protocol",
-	"daemon/web":          "protocol daemon/kiosk daemon/words",
-	"daemon/words":        "",
-	"cmd/kioskd":          "protocol daemon/card daemon/config daemon/dispense daemon/kiosk daemon/ledger daemon/machine daemon/port daemon/uplink daemon/web",
-	"cmd/districtd":       "protocol daemon/config daemon/district",
-	"cmd/yaoju":           "protocol daemon/card/sim daemon/ledger daemon/machine/sim daemon/port/pty daemon/uplink",
+
+	"daemon/machine/gpio":        "protocol protocol/board daemon/machine",
+	"daemon/machine/gpio/sim":    "protocol daemon/machine/gpio",
+	"daemon/machine/vending":     "protocol daemon/machine daemon/port",
+	"daemon/machine/vending/sim": "protocol",
+
+	"daemon/climate":   "",
+	"daemon/port":      "",
+	"daemon/port/pty":  "",
+	"daemon/scan":      "daemon/port",
+	"daemon/scan/sim":  "",
+	"daemon/uplink":    "protocol",
+	"daemon/web":       "protocol daemon/kiosk daemon/words",
+	"daemon/words":     "",
+	"cmd/kioskd":       "protocol daemon/card daemon/config daemon/dispense daemon/kiosk daemon/ledger daemon/machine daemon/port daemon/uplink daemon/web",
+	"cmd/districtd":    "protocol daemon/config daemon/district",
+	"cmd/yaoju":        "protocol protocol/board daemon/card/sim daemon/config daemon/ledger daemon/machine/sim daemon/port daemon/port/pty daemon/uplink firmware/elf",
+	"firmware/agree":   "",
+	"firmware/bootsim": "protocol/board",
+	"firmware/elf":     "protocol protocol/board",
+	"firmware/trial":   "",
 }
 
 // fenced names the packages that alone may use each library; with _test behind it,
@@ -48,14 +61,15 @@ var fenced = map[string]string{
 	"github.com/chromedp":                   "daemon/web_test cmd/yaoju_test",
 	"github.com/santhosh-tekuri/jsonschema": "protocol/schema_test",
 	"go.yaml.in/yaml":                       "protocol/schema_test",
+	"periph.io/x":                           "daemon/climate daemon/machine/gpio daemon/scan daemon/scan/sim",
 	"pgregory.net/rapid":                    "daemon/ledger_test",
 	"net/http":                              "daemon/web daemon/district cmd/kioskd cmd/districtd cmd/yaoju",
 }
 
 // unlinked names what a program must not carry, though something below it might.
 var unlinked = map[string][]string{
-	"cmd/kioskd":    {"github.com/mochi-mqtt", "yaoju/daemon/district", "yaoju/daemon/machine/sim", "yaoju/daemon/card/sim", "github.com/creack/pty"},
-	"cmd/districtd": {"go.bug.st/serial", "yaoju/daemon/machine", "yaoju/daemon/card", "yaoju/daemon/ledger", "yaoju/daemon/web", "github.com/eclipse/paho"},
+	"cmd/kioskd":    {"github.com/mochi-mqtt", "yaoju/daemon/district", "yaoju/daemon/machine/sim", "yaoju/daemon/machine/gpio/sim", "yaoju/daemon/machine/vending/sim", "yaoju/daemon/scan/sim", "yaoju/firmware", "yaoju/daemon/card/sim", "github.com/creack/pty"},
+	"cmd/districtd": {"go.bug.st/serial", "yaoju/firmware", "yaoju/daemon/machine", "yaoju/daemon/card", "yaoju/daemon/ledger", "yaoju/daemon/web", "github.com/eclipse/paho"},
 }
 
 func list(t *testing.T, args ...string) []string {
