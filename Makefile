@@ -84,10 +84,13 @@ fuzz:
 mutants: tools
 	$(MAKE) -C firmware mutants
 
-# soak kills the running machine over and over, with as many seeds as SEEDS says.
+# soak kills the running machine over and over, plays random histories on twin and
+# firmware, with as many seeds as SEEDS says, and cuts the firmware's power everywhere.
 SEEDS ?= 200
 soak: tools
 	$(GO) test ./cmd/yaoju -run 'TestKill' -count=1 -timeout 24h -seeds $(SEEDS) -v
+	$(GO) test ./firmware/agree -run TestRandom -count=1 -timeout 24h -seeds $(SEEDS) -first 1000
+	$(GO) test ./firmware/trial -run TestPowerCuts -count=1 -timeout 24h -tears 16 -every 2ms
 
 # bench prints figures; it judges nothing.
 bench:

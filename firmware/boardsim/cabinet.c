@@ -123,7 +123,7 @@ static bool cabinet_powered_slot(int i)
 {
 	uint16_t cols = (uint16_t)(port_driven(PORT_C) | (port_driven(PORT_G) & 3) << 8);
 
-	return port_driven(PORT_B) & 0x80 && port_driven(PORT_A) >> i / COLS & 1 && cols >> i % COLS & 1;
+	return port_driven(PORT_B) & 0x40 && port_driven(PORT_A) >> i / COLS & 1 && cols >> i % COLS & 1;
 }
 
 /* Two motors at once draw what the supply may not have, and move what nobody asked for. */

@@ -13,6 +13,7 @@ static bool any;		/* there is a record */
 static uint8_t head;		/* place of the newest */
 static uint16_t newest;		/* its serial */
 static uint32_t highest;
+static uint8_t chain;		/* so many places back from the newest no serial is missing */
 
 static struct record next;	/* being appended */
 static uint8_t place, places;	/* where, and how many were tried */
@@ -49,6 +50,18 @@ static uint8_t after(uint8_t at)
 	return (uint8_t)(at + 1 == JOURNAL_RING ? 0 : at + 1);
 }
 
+/* How far back no serial is missing. All checksums take 15 ms: done once, at boot. */
+static uint8_t count_chain(void)
+{
+	struct record r;
+	uint16_t n;
+	uint8_t k = 0;
+
+	while (k < JOURNAL_RING && journal_at(k, &r, &n) && n == (uint16_t)(newest - k))
+		k++;
+	return k;
+}
+
 void journal_init(void)
 {
 	struct record r;
@@ -69,6 +82,7 @@ void journal_init(void)
 			highest = r.id;
 		any = true;
 	}
+	chain = count_chain();
 }
 
 uint32_t journal_highest(void)
@@ -94,25 +108,7 @@ static bool blank(uint8_t at)
 	return true;
 }
 
-/* An id without a record never turned if every record is there that was written
- * since a lower id, or since the first of all: no gap in the serials. */
-static bool skipped(uint32_t id)
-{
-	struct record r;
-	uint16_t n;
-
-	for (uint8_t k = 0; k < JOURNAL_RING; k++) {
-		if (!journal_at(k, &r, &n) || n != (uint16_t)(newest - k))
-			return false;
-		if (r.id < id)
-			return true;
-		if (before(head, k) == 0 && n == 1)
-			return blank(JOURNAL_RING - 1);
-	}
-	return false;
-}
-
-/* The checksum of every record takes 15 ms: too long while a motor turns. */
+/* What stands there as an id; for those of the chain, and to look before reading all. */
 static uint32_t id_at(uint8_t at)
 {
 	uint8_t b[4];
@@ -120,6 +116,19 @@ static uint32_t id_at(uint8_t at)
 	for (uint8_t i = 0; i < sizeof b; i++)
 		b[i] = hal_ee_read((uint16_t)(address(at) + ID + i));
 	return get32(b);
+}
+
+/* An id without a record never turned if every record is there that was written
+ * since a lower id, or since the first of all. */
+static bool skipped(uint32_t id)
+{
+	for (uint8_t k = 0; k < chain; k++) {
+		if (id_at(before(head, k)) < id)
+			return true;
+		if (before(head, k) == 0 && (uint16_t)(newest - k) == 1)
+			return blank(JOURNAL_RING - 1);
+	}
+	return false;
 }
 
 uint8_t journal_find(uint32_t id, struct record *r)
@@ -167,6 +176,8 @@ void journal_append(const struct record *r)
 	next = *r;
 	place = any ? after(head) : 0;
 	places = 0;
+	if (chain == JOURNAL_RING)
+		chain--;	/* the oldest is written over */
 	busy = true;
 	failed = false;
 	write();
@@ -178,6 +189,7 @@ void journal_poll(void)
 		return;
 	if (ee_whole()) {
 		any = true;
+		chain = (uint8_t)(places ? 1 : chain + 1);	/* a place passed over is a gap */
 		head = place;
 		newest++;
 		if (next.id > highest)

@@ -7,7 +7,6 @@
 
 enum {
 	STEADY_MS = 5,		/* a home switch that bounces is not believed */
-	OPEN_MS = 20,		/* brushes lift for a moment; a missing motor stays missing */
 	SPARE_MS = 50,		/* the tick's own limit is so much later than this program's */
 	NOTES = 4,		/* DROP records of one vend: a shower of boxes does not wash out the journal */
 	STRAY_SAVE_MS = 60000,	/* a flickering sensor does not wear out EEPROM */
@@ -222,7 +221,7 @@ static uint8_t judge_current(void)
 		return FAULT_JAM;
 	if (now - m.on_at < LIM_INRUSH_MS || ma >= config.open_ma)
 		m.open_at = now;
-	if (now - m.open_at >= OPEN_MS)
+	if (now - m.open_at >= LIM_OPEN_MS)
 		return FAULT_NO_MOTOR;
 	return FAULT_NONE;
 }

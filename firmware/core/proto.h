@@ -190,6 +190,7 @@ enum {
 #define LIM_SLOTS 60
 #define LIM_COLUMNS 10
 #define LIM_INRUSH_MS 100
+#define LIM_OPEN_MS 20
 #define LIM_WATCH_MS 1500
 #define LIM_SETTLE_MS 300
 #define LIM_PAUSE_MS 300

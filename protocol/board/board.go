@@ -24,7 +24,7 @@
 //   - A turn must leave home within LeaveMS (else STUCK_HOME) and be home again
 //     within TurnMS (else RUNAWAY, which is latched and survives power loss).
 //     Current over JamMA for JamMS after InrushMS stops it (JAM), current under
-//     OpenMA then too (NO_MOTOR), current over ShortMA for ShortMS at any time
+//     OpenMA for OpenMS then too (NO_MOTOR), current over ShortMA for ShortMS at any time
 //     (SHORT), and so does the door (DOOR_OPENED). Each start of the motor is held
 //     to these limits anew. Both motors of a pair have to leave and to come home,
 //     and each stops at its own home.
@@ -39,7 +39,8 @@
 //     drop, DOUBLE_DROP with two or more, SLOW if the first turn took over SlowMS.
 //   - A drop is in the journal before the end of the vend is: power lost in
 //     between leaves INTERRUPTED with its drops and cause INTERRUPTED.
-//   - A drop outside a watch is spontaneous. A test or homing is watched as a vend is.
+//   - Whatever darkens the sensor for 2 ms is a drop; it is over after 10 ms of light.
+//     A drop outside a watch is spontaneous. A test or homing is watched as a vend is.
 //   - A slot whose motor stopped away from home, or lost power before the end of its
 //     vend was written, answers NOT_HOME until HOLD with HOME brought it back. That
 //     is noted before the motor gets power.
@@ -77,7 +78,8 @@ const (
 // Limits the board keeps whatever it is told, in milliseconds. Those a machine
 // may need otherwise are in Configure.
 const (
-	InrushMS    = 100   // current is not judged this soon after motor start
+	InrushMS    = 100   // current is not judged this soon after motor start, but for a short circuit
+	OpenMS      = 20    // current under OpenMA must last this long: brushes lift for a moment
 	WatchMS     = 1500  // the drop sensor is watched this long after the motor stopped
 	SettleMS    = 300   // and only this long once a piece has fallen
 	PauseMS     = 300   // between the half-turns that follow a turn without a drop
@@ -142,7 +144,7 @@ type HelloIs struct {
 
 // Configure tells the board what hangs on it. It is in force at once and stored
 // a moment later: after a loss of power in between, HELLO_IS has the hash of the
-// one before. It is refused as BUSY while a motor turns. Without one no slot is fitted.
+// one before. It is refused as BUSY while a motion is in hand. Without one no slot is fitted.
 type Configure struct {
 	Fitted  SlotSet // slots with a motor
 	Coupled SlotSet // slots whose right neighbour turns with them; the neighbour alone is a BAD_SLOT
@@ -189,7 +191,7 @@ type Status struct{}
 type StatusIs struct {
 	Boot        uint32 // as in HelloIs: another number is another boot
 	UptimeMS    uint32
-	Turns       uint32  // vends and tests that got motor power, in the board's life
+	Turns       uint32  // vends and tests whose beginning is on record, in the board's life: all that got motor power
 	Drops       uint32  // pieces seen in the board's life
 	NotHome     SlotSet // slots that refuse VEND until homed; without the one in motion
 	CurrentMA   uint16  // of the common motor line
@@ -232,7 +234,7 @@ type Hold struct {
 type Clear struct{ Fault uint8 }
 
 // Restart restarts the board, into its serial bootloader if it has one. Refused as
-// BUSY while a motor turns, and as BAD_VALUE with another key.
+// BUSY while a motion is in hand, and as BAD_VALUE with another key.
 type Restart struct{ Key uint32 } // RestartKey
 
 // RestartKey is the key of Restart: a damaged frame does not restart a board.
@@ -266,7 +268,7 @@ const (
 	StateRunning     State = 3 // not over: see Phase
 	StateEnded       State = 4 // over: Drops and Cause tell
 	StateInterrupted State = 5 // power was lost or the board restarted before the end
-	StateSkipped     State = 6 // below the highest, above the oldest record, and not in the journal: never turned, never will
+	StateSkipped     State = 6 // below the highest, not in the journal, and no record since a lower id, or since the first of all, is missing: never turned, never will
 )
 
 // Phase is the step of a motion.

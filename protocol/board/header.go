@@ -62,6 +62,7 @@ var limits = []word{
 	{"SLOTS", protocol.Slots},
 	{"COLUMNS", protocol.Columns},
 	{"INRUSH_MS", InrushMS},
+	{"OPEN_MS", OpenMS},
 	{"WATCH_MS", WatchMS},
 	{"SETTLE_MS", SettleMS},
 	{"PAUSE_MS", PauseMS},

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"yaoju/protocol"
@@ -37,6 +38,7 @@ type Faults struct {
 	Hang      int           // this many turns push nothing out
 	Late      time.Duration // pieces hang on the edge and fall this long after the motor stopped
 	Slow      float64       // a turn takes this many times as long; 0 is 1
+	Short     bool          // the motor's wires touch: it does not turn
 }
 
 // Chances are the probabilities, 0 to 1, with which each motor start for a vend
@@ -56,11 +58,13 @@ const (
 	letGo    = 0.8 // the piece passes the edge
 )
 
-// Currents of the motor line, mA.
+// Currents of one motor, and what the board can measure of all; mA.
 const (
-	runMA  = 300
-	slowMA = 450
-	jamMA  = 1500
+	runMA   = 300
+	slowMA  = 450
+	jamMA   = 1500
+	shortMA = 4500
+	fullMA  = 5000
 )
 
 // spiral is one slot of the tray.
@@ -71,20 +75,32 @@ type spiral struct {
 	now      Faults // of the present motion: faults, and what chance added
 	lostHome bool   // by a runaway
 	fallen   int
+	starts   int // of its motor
 }
 
-// motor is the one motor that has power.
+// motor is one motor that has power. There is one, or the two of a pair.
 type motor struct {
-	on     bool
 	slot   protocol.Slot
 	id     protocol.VendID // 0 for a test or homing
+	bare   bool            // the right half of a pair: the pieces lie before the left one
 	at     time.Time       // of start
 	last   time.Time       // up to where the turn has been followed
 	from   time.Duration   // position at start, in time from home
 	turn   time.Duration   // of one turn
-	stuck  time.Duration   // position of the jam; 0 is none
+	stuck  time.Duration   // position it does not pass; 0 is none
 	onEdge int             // pieces that wait for the stop to fall
 }
+
+// Move is one motor that got power or lost it.
+type Move struct {
+	At   time.Time
+	Slot protocol.Slot
+	On   bool
+}
+
+// movesKept is how many moves are remembered: those of some hundred vends. A demo
+// runs for weeks.
+const movesKept = 4096
 
 // fall is a piece in the air.
 type fall struct {
@@ -125,56 +141,70 @@ func (m *motor) after(p time.Duration, part float64) time.Duration {
 }
 
 // startMotor gives slot's motor power.
-func (b *Board) startMotor(t time.Time, slot protocol.Slot, id protocol.VendID) {
+func (b *Board) startMotor(t time.Time, slot protocol.Slot, id protocol.VendID, bare bool) {
 	s, turn := &b.slots[slot], b.turnTime(slot)
 	from := time.Duration(s.pos * float64(turn))
-	b.motor = motor{on: true, slot: slot, id: id, at: t, last: t, from: from, turn: turn}
+	m := motor{slot: slot, id: id, bare: bare, at: t, last: t, from: from, turn: turn}
 	switch {
-	case b.absent():
-		b.motor.stuck = max(from, 1)
+	case s.now.NoMotor, s.now.Short:
+		m.stuck = max(from, 1)
 	case s.now.Jam:
-		b.motor.stuck = b.motor.after(from-1, jamPoint)
+		m.stuck = m.after(from-1, jamPoint)
 	}
+	s.starts++
+	b.motors = append(b.motors, m)
+	b.moved(Move{t, slot, true})
 }
 
-// absent reports that the motor with power is not there, or half of the pair is not.
-func (b *Board) absent() bool {
-	slot := b.motor.slot
-	return b.slots[slot].now.NoMotor || b.ee.config.Coupled.Has(slot) && b.slots[slot+1].now.NoMotor
-}
-
-// stopMotor takes power away. The spiral stands where it is.
-func (b *Board) stopMotor(t time.Time) {
-	m := &b.motor
-	if !m.on {
-		return
-	}
+// stopMotor takes power away from slot's motor. The spiral stands where it is.
+func (b *Board) stopMotor(t time.Time, slot protocol.Slot) {
 	b.follow(t)
-	s := &b.slots[m.slot]
-	s.pos = float64(m.position(t)%m.turn) / float64(m.turn)
-	m.on = false
-	b.drop(m.slot, m.id, t.Add(s.now.Late), m.onEdge)
-}
-
-// follow moves the spiral on to t and lets pieces go that pass the edge.
-func (b *Board) follow(t time.Time) {
-	m := &b.motor
-	if !m.on {
+	for i, m := range b.motors {
+		if m.slot != slot {
+			continue
+		}
+		s := &b.slots[slot]
+		s.pos = float64(m.position(t)%m.turn) / float64(m.turn)
+		b.motors = slices.Delete(b.motors, i, i+1)
+		b.moved(Move{t, slot, false})
+		b.drop(slot, m.id, t.Add(s.now.Late), m.onEdge)
 		return
 	}
-	s := &b.slots[m.slot]
-	p, to := m.position(m.last), m.position(t)
-	m.last = t
-	if s.now.Runaway && to >= m.after(0, homeZone) {
-		s.lostHome = true
-	}
-	for p = m.after(p, letGo); p <= to; p = m.after(p, letGo) {
-		b.push(t, s)
+}
+
+// stopMotors takes power away from all motors.
+func (b *Board) stopMotors(t time.Time) {
+	for len(b.motors) > 0 {
+		b.stopMotor(t, b.motors[0].slot)
 	}
 }
 
-// push lets go of what lies at the edge of the tray.
-func (b *Board) push(t time.Time, s *spiral) {
+func (b *Board) moved(m Move) {
+	if len(b.moves) == movesKept {
+		b.moves = append(b.moves[:0], b.moves[1:]...)
+	}
+	b.moves = append(b.moves, m)
+}
+
+// follow moves the spirals on to t and lets pieces go that pass the edge.
+func (b *Board) follow(t time.Time) {
+	for i := range b.motors {
+		m := &b.motors[i]
+		s := &b.slots[m.slot]
+		p, to := m.position(m.last), m.position(t)
+		m.last = t
+		if s.now.Runaway && to >= m.after(0, homeZone) {
+			s.lostHome = true
+		}
+		for p = m.after(p, letGo); p <= to && !m.bare; p = m.after(p, letGo) {
+			b.push(t, m)
+		}
+	}
+}
+
+// push lets go of what lies at the edge of the tray before m.
+func (b *Board) push(t time.Time, m *motor) {
+	s := &b.slots[m.slot]
 	if s.now.Hang > 0 {
 		s.now.Hang--
 		s.faults.Hang = max(0, s.faults.Hang-1)
@@ -187,10 +217,10 @@ func (b *Board) push(t time.Time, s *spiral) {
 	n = min(n, s.pieces)
 	s.pieces -= n
 	if s.now.Late > 0 {
-		b.motor.onEdge += n
+		m.onEdge += n
 		return
 	}
-	b.drop(b.motor.slot, b.motor.id, t, n)
+	b.drop(m.slot, m.id, t, n)
 }
 
 // drop sends n pieces of vend id on their way down at t, one close behind the other.
@@ -213,24 +243,43 @@ func (b *Board) atHome(slot protocol.Slot, t time.Time) bool {
 		return true
 	case s.lostHome:
 		return false
-	case b.motor.on && b.motor.slot == slot:
-		return b.motor.position(t)%b.motor.turn < time.Duration(homeZone*float64(b.motor.turn))
+	}
+	for i := range b.motors {
+		if m := &b.motors[i]; m.slot == slot {
+			return m.position(t)%m.turn < time.Duration(homeZone*float64(m.turn))
+		}
 	}
 	return s.pos < homeZone
 }
 
+// allHome reports that every home switch of slot is closed: two for a pair.
+func (b *Board) allHome(slot protocol.Slot, t time.Time) bool {
+	for _, s := range b.halves(slot) {
+		if !b.atHome(s, t) {
+			return false
+		}
+	}
+	return true
+}
+
 // current is what the board measures on the motor line.
 func (b *Board) current(t time.Time) uint16 {
-	m := &b.motor
-	switch {
-	case !m.on || b.absent():
-		return 0
-	case m.stuck > 0 && m.position(t) == m.stuck:
-		return jamMA
-	case b.slots[m.slot].now.Slow > 1:
-		return slowMA
+	sum := 0
+	for i := range b.motors {
+		m := &b.motors[i]
+		switch f := b.slots[m.slot].now; {
+		case f.NoMotor:
+		case f.Short:
+			sum += shortMA
+		case m.stuck > 0 && m.position(t) == m.stuck:
+			sum += jamMA
+		case f.Slow > 1:
+			sum += slowMA
+		default:
+			sum += runMA
+		}
 	}
-	return runMA
+	return uint16(min(sum, fullMA))
 }
 
 // drawFaults decides what the coming motion of slot meets.
@@ -254,6 +303,14 @@ func (b *Board) drawFaults(slot protocol.Slot) {
 	}
 }
 
+// halves returns the slots that turn when slot is named: two for a pair, its left one first.
+func (b *Board) halves(slot protocol.Slot) []protocol.Slot {
+	if b.config.Coupled.Has(slot) {
+		return []protocol.Slot{slot, slot + 1}
+	}
+	return []protocol.Slot{slot}
+}
+
 // clearLuck leaves the slot its lasting faults only.
 func (b *Board) clearLuck(slot protocol.Slot) {
 	s := &b.slots[slot]
@@ -268,19 +325,18 @@ func (b *Board) physical(e *earliest) {
 	if len(b.falls) > 0 {
 		e.add(b.falls[0].at)
 	}
-	m := &b.motor
-	if !m.on {
-		return
+	for i := range b.motors {
+		m := &b.motors[i]
+		p := m.position(m.last)
+		if m.stuck > 0 && p >= m.stuck {
+			continue
+		}
+		next := min(m.after(p, 0), m.after(p, homeZone), m.after(p, letGo))
+		if m.stuck > 0 {
+			next = min(next, m.stuck)
+		}
+		e.add(m.at.Add(next - m.from))
 	}
-	p := m.position(m.last)
-	if m.stuck > 0 && p >= m.stuck {
-		return
-	}
-	next := min(m.after(p, 0), m.after(p, homeZone), m.after(p, letGo))
-	if m.stuck > 0 {
-		next = min(next, m.stuck)
-	}
-	e.add(m.at.Add(next - m.from))
 }
 
 // poll lives through everything up to now, each event at its own time, however
@@ -307,15 +363,21 @@ func (b *Board) happen(t time.Time) {
 		b.falls = b.falls[1:]
 		b.slots[f.slot].fallen++
 		b.truth.fallen[f.id]++
-		b.seen(t)
+		if !b.dark() { // else nothing gets any darker
+			b.seen(t)
+		}
 	}
 	if !b.powered && !b.back.IsZero() && !b.back.After(t) {
-		b.boot(t, b.backAs, bootTime)
+		b.boot(t, b.backAs)
+	}
+	if b.powered && !b.restartAt.IsZero() && !b.restartAt.After(t) {
+		b.halt(t)
+		b.boot(t, board.ResetExternal)
 	}
 	if b.powered && !b.alone && !t.Before(b.heardAt.Add(ms(board.HeartbeatMS))) {
 		b.alone, b.lockUntil, b.light = true, time.Time{}, board.DimPercent
 	}
-	for b.step(t) {
+	for b.written(t) || b.step(t) {
 	}
 }
 

@@ -3,6 +3,7 @@ package sim
 import (
 	"io"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"yaoju/protocol"
@@ -68,7 +69,7 @@ func (b *Board) PowerOff() {
 func (b *Board) PowerOn() {
 	b.do(func(now time.Time) {
 		if !b.powered {
-			b.boot(now, board.ResetPower, bootTime)
+			b.boot(now, board.ResetPower)
 		}
 	})
 }
@@ -77,20 +78,25 @@ func (b *Board) PowerOn() {
 func (b *Board) Reset(cause board.ResetCause) {
 	b.do(func(now time.Time) {
 		b.halt(now)
-		b.boot(now, cause, bootTime)
+		b.boot(now, cause)
 	})
 }
 
 // Adjust changes the cabinet. f must not call the board.
 func (b *Board) Adjust(f func(*Cabinet)) {
-	b.do(func(time.Time) { f(&b.cabinet) })
+	b.do(func(now time.Time) {
+		was := b.dark()
+		if f(&b.cabinet); b.dark() && !was {
+			b.seen(now) // whatever darkens the sensor is counted as a piece
+		}
+	})
 }
 
 // SetFaults sets what is wrong with slot, from its next motion on. A zero Faults mends it.
 func (b *Board) SetFaults(slot protocol.Slot, f Faults) {
 	b.do(func(time.Time) {
 		b.slots[slot].faults = f
-		if b.move == nil || b.move.slot != slot {
+		if b.move == nil || !slices.Contains(b.halves(b.move.slot), slot) {
 			b.clearLuck(slot)
 		}
 	})
@@ -130,6 +136,30 @@ func (b *Board) Fallen(id protocol.VendID) (n int) {
 func (b *Board) FallenFrom(slot protocol.Slot) (n int) {
 	b.do(func(time.Time) { n = b.slots[slot].fallen })
 	return n
+}
+
+// Starts returns how often slot's motor got power, for whatever reason.
+func (b *Board) Starts(slot protocol.Slot) (n int) {
+	b.do(func(time.Time) { n = b.slots[slot].starts })
+	return n
+}
+
+// Moves returns which motors got and lost power and when, oldest first: the last few thousand.
+func (b *Board) Moves() (all []Move) {
+	b.do(func(time.Time) { all = slices.Clone(b.moves) })
+	return all
+}
+
+// Next returns when something happens next without a frame and without anybody's
+// hand; zero is never.
+func (b *Board) Next() (at time.Time) {
+	b.do(func(time.Time) {
+		var e earliest
+		b.physical(&e)
+		e.add(b.nextEvent())
+		at = e.at
+	})
+	return at
 }
 
 // Pieces returns how many pieces are left in slot.

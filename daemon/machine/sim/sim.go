@@ -1,7 +1,7 @@
 // Package sim is the motor board in software: the twin of the firmware, with the
 // motors, spirals, home switches, drop sensor, door, lock and light that hang on
 // it, and with everything that can go wrong with them. It speaks protocol/board
-// message for message as the firmware does.
+// message for message as the firmware does; firmware/agree holds both to that.
 //
 // It owns the board's rules, an EEPROM that survives power cuts, and the truth
 // about pieces and turns, which tests compare with what the daemon believes. It
@@ -25,7 +25,8 @@ type Options struct {
 	Serial uint64        // serial number; 0 is 1
 	Build  uint32        // firmware build; 0 is 1
 	Turn   time.Duration // one turn of a spiral; 0 is 2.5 s
-	Keep   int           // vends the journal remembers; 0 is board.JournalKeep
+	Keep   int           // vends of one piece that the journal remembers at least; 0 is board.JournalKeep
+	Blank  bool          // as from the factory: never configured
 	Rand   *rand.Rand    // for chances and noise; nil is a fixed seed
 	// Heard is called when a VEND frame arrives, before it is acted on: the end
 	// of a latency measurement. nil is nobody.
@@ -34,11 +35,10 @@ type Options struct {
 
 // Times of the electronics and the fall.
 const (
-	usualTurn = 2500 * time.Millisecond
-	storeTime = 54 * time.Millisecond  // 16 bytes of EEPROM at 3.4 ms each
-	bootTime  = 300 * time.Millisecond // from power to the first answer
-	fallTime  = 120 * time.Millisecond // from the tray's edge through the drop sensor
-	apart     = 40 * time.Millisecond  // between two pieces that fall together
+	usualTurn   = 2500 * time.Millisecond
+	fallTime    = 120 * time.Millisecond // from the tray's edge through the drop sensor
+	apart       = 40 * time.Millisecond  // between two pieces that fall together
+	restartTime = 36 * time.Millisecond  // until the answer to RESTART has left and the watchdog has bitten
 )
 
 // Board is a motor board and its cabinet. Its methods may be called from any goroutine.
@@ -51,18 +51,23 @@ type Board struct {
 	ee      eeprom
 	cabinet Cabinet
 	slots   [protocol.Slots + 1]spiral // by slot number; 0 is none
-	motor   motor
-	falls   []fall // pieces in the air, first to land first
+	motors  []motor                    // that have power
+	moves   []Move                     // the last movesKept, oldest first
+	falls   []fall                     // pieces in the air, first to land first
 	truth   truth
 	last    time.Time // up to where all has happened
 
-	powered bool      // firmware runs
-	ready   time.Time // when it answers after a boot
+	powered bool // firmware runs
+	up      bool // it answers: its boot is in the checkpoint
 	booted  time.Time
 	back    time.Time // when power returns by itself; zero is never
 	backAs  board.ResetCause
 
 	// What the firmware keeps in RAM.
+	page        page            // what the next checkpoint says
+	config      board.Configure // in force
+	configured  bool            // there is one
+	mem         memory
 	move        *move            // the motion in hand, nil without
 	lost        *board.VendState // a vend whose record the journal did not take
 	lastHold    board.Hold       // the press that is over
@@ -74,30 +79,10 @@ type Board struct {
 	light       uint8
 	heardAt     time.Time // last valid frame
 	alone       bool      // heartbeat lost, and acted on
+	restartAt   time.Time // as RESTART has asked for; zero is never
+	straySaved  time.Time // when drops of no record were saved last
 
 	plan cut // how the next vend loses power
-}
-
-// eeprom is what survives power loss.
-type eeprom struct {
-	serial      uint64
-	boot        uint32
-	highest     protocol.VendID
-	journal     []record // oldest first, at most Options.Keep
-	evicted     bool     // an older record has been written over
-	configured  bool
-	config      board.Configure
-	notHome     board.SlotSet
-	latched     protocol.Fault
-	latchedSlot protocol.Slot
-	turns       uint32
-	drops       uint32
-}
-
-// record is one vend in the journal.
-type record struct {
-	state board.VendState
-	over  bool // its end is written
 }
 
 // New returns a board that has power, every slot fitted with an empty spiral.
@@ -117,13 +102,18 @@ func New(opt Options) *Board {
 	if opt.Rand == nil {
 		opt.Rand = rand.New(rand.NewPCG(1, 1))
 	}
-	b := &Board{opt: opt}
-	b.ee.serial = opt.Serial
-	b.ee.config, b.ee.configured = board.DefaultConfigure(), true
+	b := &Board{opt: opt, ee: newEEPROM(opt.Serial, opt.Keep)}
+	if !opt.Blank {
+		c := board.DefaultConfigure()
+		b.ee.config = &c
+	}
 	b.cabinet.Climate = Climate{OK: true, CentiC: 2150, CentiRH: 4500}
 	b.truth.turns = make(map[protocol.VendID]int)
 	b.truth.fallen = make(map[protocol.VendID]int)
-	b.boot(time.Now(), board.ResetPower, 0)
+	b.boot(time.Now(), board.ResetPower)
+	for b.written(b.mem.due) {
+	}
+	b.up = true // it had power for a while
 	return b
 }
 
@@ -160,7 +150,7 @@ func (b *Board) hear(f board.Frame) []byte {
 	defer b.mu.Unlock()
 	b.poll(now)
 	defer b.arm(now)
-	if !b.powered || now.Before(b.ready) || b.cabinet.Silent {
+	if !b.powered || !b.up || !b.restartAt.IsZero() || b.cabinet.Silent {
 		return nil
 	}
 	b.heardAt, b.alone = now, false
@@ -181,28 +171,33 @@ func (b *Board) spoilIn(frame []byte) []byte {
 	return b.cabinet.Noise.ToBoard.spoil(b.opt.Rand, frame)
 }
 
-// boot starts the firmware, which settles what a cut left open.
-func (b *Board) boot(now time.Time, cause board.ResetCause, after time.Duration) {
-	b.powered, b.booted, b.ready, b.back = true, now, now.Add(after), time.Time{}
+// boot starts the firmware. It answers once it has counted the boot in EEPROM.
+func (b *Board) boot(now time.Time, cause board.ResetCause) {
+	b.powered, b.up, b.booted, b.back = true, false, now, time.Time{}
 	b.reset = cause
-	b.ee.boot++
-	for i := range b.ee.journal {
-		if r := &b.ee.journal[i]; !r.over {
-			r.over = true
-			r.state.State, r.state.Cause = board.StateInterrupted, uint8(protocol.FaultInterrupted)
-		}
-	}
-	b.move, b.lost, b.lastHold = nil, nil, board.Hold{}
-	b.journalBad, b.spontaneous = false, 0
+	b.move, b.lost, b.lastHold, b.restartAt = nil, nil, board.Hold{}, time.Time{}
+	b.journalBad, b.spontaneous, b.straySaved = false, 0, time.Time{}
 	b.lockUntil, b.light = time.Time{}, board.DimPercent
 	b.heardAt, b.alone = now, true
 	b.selfTest()
+
+	b.mem, b.page = memory{}, b.ee.page
+	for _, r := range []*ring{&b.ee.records, &b.ee.pages, &b.ee.configs} {
+		r.rewind()
+	}
+	b.config, b.configured = board.Configure{}, b.ee.config != nil
+	if b.configured {
+		b.config = *b.ee.config
+	}
+	b.page.boot++
+	b.save(now)
 }
 
 // halt is what the loss of power does at once: the motor stops where it is.
 func (b *Board) halt(now time.Time) {
-	b.stopMotor(now)
-	b.move, b.powered = nil, false
+	b.stopMotors(now)
+	b.giveUp(now)
+	b.move, b.mem, b.powered = nil, memory{}, false
 	b.lockUntil, b.light = time.Time{}, 0
 }
 
@@ -221,29 +216,7 @@ func (b *Board) find(id protocol.VendID, now time.Time) board.VendState {
 	if b.lost != nil && b.lost.ID == id {
 		return *b.lost
 	}
-	for _, r := range b.ee.journal {
-		if r.state.ID == id {
-			return r.state
-		}
-	}
-	s := board.VendState{ID: id, State: board.StateForgotten}
-	switch {
-	case id > b.ee.highest:
-		s.State = board.StateNone
-	case !b.ee.evicted, len(b.ee.journal) > 0 && id > b.ee.journal[0].state.ID:
-		s.State = board.StateSkipped
-	}
-	return s
-}
-
-// record returns the journal's record of id, nil without.
-func (b *Board) record(id protocol.VendID) *record {
-	for i := range b.ee.journal {
-		if b.ee.journal[i].state.ID == id {
-			return &b.ee.journal[i]
-		}
-	}
-	return nil
+	return b.remembered(id)
 }
 
 // answer is the firmware's one function from question to answer.
@@ -261,7 +234,10 @@ func (b *Board) answer(now time.Time, seq uint8, m board.Message) board.Message 
 		case b.move != nil:
 			return board.Nak{Reason: board.NakBusy}
 		}
-		b.ee.config, b.ee.configured = m, true
+		if !b.configured || b.config != m {
+			b.config, b.configured, b.mem.saveConf = m, true, true
+			b.write(now)
+		}
 		return b.helloIs(now)
 	case board.Vend:
 		return b.vend(now, seq, m)
@@ -289,8 +265,17 @@ func (b *Board) answer(now time.Time, seq uint8, m board.Message) board.Message 
 	case board.Hold:
 		return b.hold(now, m)
 	case board.Clear:
-		b.clear(protocol.Fault(m.Fault))
+		b.clear(now, protocol.Fault(m.Fault))
 		return b.statusIs(now)
+	case board.Restart:
+		switch {
+		case m.Key != board.RestartKey:
+			return board.Nak{Reason: board.NakBadValue}
+		case b.move != nil:
+			return board.Nak{Reason: board.NakBusy}
+		}
+		b.restartAt = now.Add(restartTime)
+		return board.Pong{}
 	}
 	return board.Nak{Reason: board.NakBadMsg} // an answer, or no message: not for a board
 }
@@ -318,7 +303,7 @@ func (b *Board) vend(now time.Time, seq uint8, v board.Vend) board.Message {
 		return board.Nak{Reason: board.NakDoorOpen}
 	case b.sensorBad():
 		return board.Nak{Reason: board.NakDropSensor}
-	case b.ee.notHome.Has(v.Slot) || !b.atHome(v.Slot, now):
+	case b.page.notHome.Has(v.Slot) || !b.allHome(v.Slot, now):
 		return board.Nak{Reason: board.NakNotHome}
 	}
 	b.lost = nil
@@ -330,8 +315,11 @@ func (b *Board) vend(now time.Time, seq uint8, v board.Vend) board.Message {
 // sensorBad tests the drop sensor anew, as the firmware does before each vend.
 func (b *Board) sensorBad() bool {
 	b.selfTest()
-	return b.cabinet.SensorDark || b.curtain != board.CurtainGood
+	return b.dark() || b.curtain != board.CurtainGood
 }
+
+// dark reports that the receiver of the drop sensor sees no light.
+func (b *Board) dark() bool { return b.cabinet.SensorDark && !b.cabinet.SensorBlind }
 
 // refuse is what VEND and HOLD have in common.
 func (b *Board) refuse(slot protocol.Slot) *board.Nak {
@@ -340,9 +328,9 @@ func (b *Board) refuse(slot protocol.Slot) *board.Nak {
 		return &board.Nak{Reason: board.NakBusy}
 	case b.journalBad:
 		return &board.Nak{Reason: board.NakJournal}
-	case b.ee.latched != 0:
-		return &board.Nak{Reason: board.NakLatched, Fault: uint8(b.ee.latched)}
-	case !b.ee.configured || !b.ee.config.Turns(slot):
+	case b.page.latched != 0:
+		return &board.Nak{Reason: board.NakLatched, Fault: uint8(b.page.latched)}
+	case !b.config.Turns(slot):
 		return &board.Nak{Reason: board.NakBadSlot}
 	}
 	return nil
@@ -365,13 +353,14 @@ func (b *Board) hold(now time.Time, h board.Hold) board.Message {
 	if nak := b.refuse(h.Slot); nak != nil {
 		return *nak
 	}
-	home := b.atHome(h.Slot, now)
-	if h.Motion == board.MotionTest && (!home || b.ee.notHome.Has(h.Slot)) {
+	home := b.allHome(h.Slot, now)
+	if h.Motion == board.MotionTest && (!home || b.page.notHome.Has(h.Slot)) {
 		return board.Nak{Reason: board.NakNotHome}
 	}
 	m := &move{kind: h.Motion, slot: h.Slot, hold: h, heldAt: now}
 	if h.Motion == board.MotionHome && home {
-		b.ee.notHome = b.ee.notHome.Without(h.Slot)
+		b.page.notHome = b.page.notHome.Without(h.Slot)
+		b.save(now)
 		m.phase, b.move = board.PhaseDone, m
 		return b.statusIs(now)
 	}
@@ -379,15 +368,17 @@ func (b *Board) hold(now time.Time, h board.Hold) board.Message {
 	return b.statusIs(now)
 }
 
-func (b *Board) clear(f protocol.Fault) {
-	switch f {
-	case b.ee.latched:
-		b.ee.latched, b.ee.latchedSlot = 0, 0
-	case protocol.FaultJournal:
+func (b *Board) clear(now time.Time, f protocol.Fault) {
+	switch {
+	case f != 0 && f == b.page.latched:
+		b.page.latched, b.page.latchedSlot = 0, 0
+		b.save(now)
+	case f == protocol.FaultJournal:
 		b.journalBad = false
-	case protocol.FaultDropSensor:
+		b.write(now)
+	case f == protocol.FaultDropSensor && b.move == nil: // a test puts the light out
 		b.selfTest()
-	case protocol.FaultSpontaneous:
+	case f == protocol.FaultSpontaneous:
 		b.spontaneous = 0
 	}
 }
@@ -395,22 +386,22 @@ func (b *Board) clear(f protocol.Fault) {
 func (b *Board) helloIs(now time.Time) board.HelloIs {
 	h := board.HelloIs{
 		Proto: board.Version, Serial: b.ee.serial, Build: b.opt.Build, Highest: b.ee.highest,
-		Boot: b.ee.boot, ResetCause: b.reset, UptimeMS: uint32(now.Sub(b.booted).Milliseconds()),
+		Boot: b.page.boot, ResetCause: b.reset, UptimeMS: uint32(now.Sub(b.booted).Milliseconds()),
 	}
-	if b.ee.configured {
-		h.ConfigHash, h.Fitted = b.ee.config.Hash(), b.ee.config.Fitted
+	if b.configured {
+		h.ConfigHash, h.Fitted = b.config.Hash(), b.config.Fitted
 	}
 	return h
 }
 
 func (b *Board) statusIs(now time.Time) board.StatusIs {
 	s := board.StatusIs{
-		Boot: b.ee.boot, UptimeMS: uint32(now.Sub(b.booted).Milliseconds()),
-		Turns: b.ee.turns, Drops: b.ee.drops, NotHome: b.ee.notHome,
+		Boot: b.page.boot, UptimeMS: uint32(now.Sub(b.booted).Milliseconds()),
+		Turns: b.page.turns, Drops: b.page.drops, NotHome: b.page.notHome,
 		CurrentMA: b.current(now), Spontaneous: b.spontaneous,
 		DoorOpen: b.cabinet.DoorOpen, LockOpen: now.Before(b.lockUntil), Light: b.light,
-		SensorDark: b.cabinet.SensorDark, Curtain: b.curtain, JournalBad: b.journalBad,
-		Latched: uint8(b.ee.latched), LatchedSlot: b.ee.latchedSlot,
+		SensorDark: b.dark(), Curtain: b.curtain, JournalBad: b.journalBad,
+		Latched: uint8(b.page.latched), LatchedSlot: b.page.latchedSlot,
 	}
 	if c := b.cabinet.Climate; c.OK {
 		s.Climate, s.CentiC, s.CentiRH = true, c.CentiC, c.CentiRH
@@ -420,6 +411,9 @@ func (b *Board) statusIs(now time.Time) board.StatusIs {
 		s.Motion, s.Slot, s.Phase = m.kind, m.slot, m.phase
 		if m.kind != board.MotionVend {
 			s.Cause = uint8(m.cause)
+		}
+		if m.kind == board.MotionVend {
+			s.Drops += uint32(m.drops - m.counted) // no record has them yet
 		}
 	}
 	return s

@@ -115,9 +115,10 @@ func TestVendEnds(t *testing.T) {
 		{name: "late, after the watch", load: 1, faults: sim.Faults{Late: 20 * time.Second}, cause: protocol.FaultNoDrop, run: 7500 * time.Millisecond, home: true, fallen: 1},
 		{name: "late, while half a turn runs: home again without a pause", load: 1, faults: sim.Faults{Late: 2 * time.Second}, drops: 1, run: 5 * time.Second, home: true, fallen: 1},
 		{name: "jam", load: 3, faults: sim.Faults{Jam: true}, cause: protocol.FaultJam, run: 1120 * time.Millisecond},
-		{name: "no motor", load: 3, faults: sim.Faults{NoMotor: true}, cause: protocol.FaultNoMotor, run: 100 * time.Millisecond, home: true},
+		{name: "no motor", load: 3, faults: sim.Faults{NoMotor: true}, cause: protocol.FaultNoMotor, run: 120 * time.Millisecond, home: true},
 		{name: "home switch stuck", load: 3, faults: sim.Faults{StuckHome: true}, cause: protocol.FaultStuckHome, run: 900 * time.Millisecond, home: true},
 		{name: "runaway: cut off, two pieces on the way", load: 3, faults: sim.Faults{Runaway: true}, cause: protocol.FaultRunaway, drops: 2, run: 5 * time.Second, fallen: 2},
+		{name: "short circuit, within the inrush", load: 3, faults: sim.Faults{Short: true}, cause: protocol.FaultShort, run: 5 * time.Millisecond, home: true},
 		{name: "slow", load: 3, faults: sim.Faults{Slow: 1.5}, cause: protocol.FaultSlow, drops: 1, run: 3750 * time.Millisecond, home: true, fallen: 1},
 		{name: "door opened", load: 3, during: func(b *sim.Board) { b.Adjust(func(c *sim.Cabinet) { c.DoorOpen = true }) },
 			cause: protocol.FaultDoorOpened, run: time.Second},
@@ -127,7 +128,7 @@ func TestVendEnds(t *testing.T) {
 				b.Load(5, tt.load)
 				b.SetFaults(5, tt.faults)
 				if tt.during != nil {
-					time.AfterFunc(time.Second+54*time.Millisecond, func() { tt.during(b) })
+					time.AfterFunc(time.Second+64*time.Millisecond, func() { tt.during(b) })
 				}
 				got := h.vend(9, 5)
 				want := board.VendState{ID: 9, Slot: 5, State: board.StateEnded, Repeat: true, Cause: uint8(tt.cause), Drops: uint8(tt.drops),
@@ -207,6 +208,8 @@ func TestRefusals(t *testing.T) {
 		{"too bright", nil, board.Light{Percent: 101}, nak(board.NakBadValue)},
 		{"lock open too long", nil, board.Lock{OpenMS: board.MaxLockMS + 1}, nak(board.NakBadValue)},
 		{"configuration that cannot be", nil, board.Configure{}, nak(board.NakBadValue)},
+		{"restart with another key", nil, board.Restart{Key: board.RestartKey + 1}, nak(board.NakBadValue)},
+		{"restart while a vend is in hand", func(h *host, b *sim.Board) { h.ask(board.Vend{ID: 1, Slot: 6}) }, board.Restart{Key: board.RestartKey}, nak(board.NakBusy)},
 		{"an answer", nil, board.Pong{}, nak(board.NakBadMsg)},
 		{"ping", nil, board.Ping{}, board.Pong{}},
 	} {
@@ -434,6 +437,7 @@ func TestHeartbeatLost(t *testing.T) {
 	})
 }
 
+// Both motors of a pair turn, and each stops at its own home.
 func TestPairTurnsTogether(t *testing.T) {
 	bench(t, sim.Options{}, func(h *host, b *sim.Board) {
 		c := board.DefaultConfigure()
@@ -442,12 +446,112 @@ func TestPairTurnsTogether(t *testing.T) {
 			t.Errorf("hash %08x, want %08x", got.ConfigHash, c.Hash())
 		}
 		b.Load(3, 2)
-		if s := h.vend(1, 3); s.Drops != 1 {
+		b.SetFaults(4, sim.Faults{Slow: 1.2})
+		began := time.Now()
+		if s := h.vend(1, 3); s.Drops != 1 || s.RunMS != 3000 {
 			t.Errorf("pair: %+v", s)
 		}
+		var got []string
+		for _, m := range b.Moves() {
+			got = append(got, fmt.Sprint(m.At.Sub(began).Milliseconds(), m.Slot, m.On))
+		}
+		if want := "[64 3 true 64 4 true 2564 3 false 3064 4 false]"; fmt.Sprint(got) != want {
+			t.Errorf("moved %v, want %v", got, want)
+		}
 		b.SetFaults(4, sim.Faults{NoMotor: true})
-		if s := h.vend(2, 3); protocol.Fault(s.Cause) != protocol.FaultNoMotor || s.Drops != 0 {
+		if s := h.vend(2, 3); protocol.Fault(s.Cause) != protocol.FaultStuckHome || s.Drops != 0 {
 			t.Errorf("pair without its right motor: %+v", s)
+		}
+		if b.Starts(3) != 2 || b.Starts(4) != 2 || b.Turns(1) != 1 || b.Turns(2) != 1 {
+			t.Errorf("started %d and %d times", b.Starts(3), b.Starts(4))
+		}
+	})
+}
+
+// What is in the journal of a vend when power is lost: a drop counts once its record
+// is whole, 64 ms after the piece fell.
+func TestDropIsKnownOnceRecorded(t *testing.T) {
+	for after, want := range map[time.Duration]uint8{63 * time.Millisecond: 0, 65 * time.Millisecond: 1} {
+		bench(t, sim.Options{}, func(h *host, b *sim.Board) {
+			b.Load(5, 1)
+			h.ask(board.Vend{ID: 1, Slot: 5})
+			time.Sleep(64*time.Millisecond + 2120*time.Millisecond + after)
+			b.PowerOff()
+			b.PowerOn()
+			time.Sleep(time.Second)
+			if s := h.state(1); s.State != board.StateInterrupted || s.Drops != want {
+				t.Errorf("power lost %v after the drop: %+v, want %d drops", after, s, want)
+			}
+			if s := h.status(); s.Drops != uint32(want) || s.Turns != 1 || !s.NotHome.Has(5) {
+				t.Errorf("power lost %v after the drop: %+v", after, s)
+			}
+		})
+	}
+}
+
+func TestRestart(t *testing.T) {
+	bench(t, sim.Options{}, func(h *host, b *sim.Board) {
+		h.ask(board.Light{Percent: 70})
+		if got := h.ask(board.Restart{Key: board.RestartKey}); got != (board.Pong{}) {
+			t.Fatalf("answered by %+v", got)
+		}
+		time.Sleep(time.Second)
+		got := h.ask(board.Hello{Proto: 1}).(board.HelloIs)
+		if got.Boot != 2 || got.ResetCause != board.ResetExternal || h.status().Light != board.DimPercent {
+			t.Errorf("after RESTART: %+v", got)
+		}
+	})
+}
+
+// A new board knows no slots; its first configuration is there after the next boot if
+// it was stored.
+func TestBlank(t *testing.T) {
+	bench(t, sim.Options{Blank: true}, func(h *host, b *sim.Board) {
+		if got := h.ask(board.Hello{Proto: 1}).(board.HelloIs); got.ConfigHash != 0 || got.Fitted != (board.SlotSet{}) {
+			t.Errorf("hello: %+v", got)
+		}
+		if got := h.ask(board.Vend{ID: 1, Slot: 1}); got != (board.Nak{Reason: board.NakBadSlot}) {
+			t.Errorf("vend: %+v", got)
+		}
+		for _, tt := range []struct {
+			wait time.Duration
+			want uint32
+		}{{90 * time.Millisecond, 0}, {130 * time.Millisecond, board.DefaultConfigure().Hash()}} {
+			h.ask(board.DefaultConfigure())
+			time.Sleep(tt.wait)
+			b.Reset(board.ResetPower)
+			time.Sleep(time.Second)
+			if got := h.ask(board.Hello{Proto: 1}).(board.HelloIs); got.ConfigHash != tt.want {
+				t.Errorf("%v after CONFIGURE: hash %08x, want %08x", tt.wait, got.ConfigHash, tt.want)
+			}
+		}
+	})
+}
+
+// What darkens the sensor is a piece, and what falls through a dark one is none.
+func TestDarkSensor(t *testing.T) {
+	bench(t, sim.Options{}, func(h *host, b *sim.Board) {
+		b.Load(5, 2)
+		b.Adjust(func(c *sim.Cabinet) { c.SensorDark = true })
+		b.Spontaneous(5)
+		time.Sleep(time.Second)
+		b.Adjust(func(c *sim.Cabinet) { c.SensorDark = false })
+		if s := h.status(); s.Spontaneous != 1 || s.Drops != 1 || b.FallenFrom(5) != 1 {
+			t.Errorf("%+v, %d fell", s, b.FallenFrom(5))
+		}
+	})
+}
+
+// Next names the moments at which something happens by itself.
+func TestNext(t *testing.T) {
+	bench(t, sim.Options{}, func(h *host, b *sim.Board) {
+		if at := b.Next(); !at.IsZero() {
+			t.Errorf("an idle board waits for %v", at)
+		}
+		began := time.Now()
+		h.ask(board.Vend{ID: 1, Slot: 5})
+		if got := b.Next().Sub(began); got != 64*time.Millisecond {
+			t.Errorf("the journal takes %v, want 64 ms", got)
 		}
 	})
 }
