@@ -41,7 +41,7 @@ var allowed = map[string]string{
 	"daemon/words":     "",
 	"cmd/kioskd":       "protocol daemon/card daemon/config daemon/dispense daemon/kiosk daemon/ledger daemon/machine daemon/port daemon/uplink daemon/web",
 	"cmd/districtd":    "protocol daemon/config daemon/district",
-	"cmd/yaoju":        "protocol protocol/board daemon/card/sim daemon/config daemon/ledger daemon/machine/sim daemon/port daemon/port/pty daemon/uplink firmware/elf",
+	"cmd/yaoju":        "protocol protocol/board daemon/card/sim daemon/config daemon/ledger daemon/machine daemon/machine/sim daemon/port daemon/port/pty daemon/uplink firmware/elf",
 	"firmware/agree":   "",
 	"firmware/bootsim": "protocol/board",
 	"firmware/elf":     "protocol protocol/board",

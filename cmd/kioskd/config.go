@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"yaoju/daemon/config"
+	"yaoju/daemon/machine"
 	"yaoju/protocol"
 )
 
@@ -23,13 +24,14 @@ type Config struct {
 	Log     string             `toml:"log"`     // debug, info, warn or error
 
 	Screen   Screen   `toml:"screen"`
-	Board    Line     `toml:"board"`
+	Board    Board    `toml:"board"`
 	Reader   Line     `toml:"reader"`
 	District District `toml:"district"`
 
-	zone  *time.Location
-	level slog.Level
-	keys  []ed25519.PublicKey
+	zone   *time.Location
+	level  slog.Level
+	keys   []ed25519.PublicKey
+	motors machine.Options
 }
 
 // Screen is where the pages are served.
@@ -44,6 +46,41 @@ type Line struct {
 	Baud int    `toml:"baud"`
 }
 
+// Board is the motor board's serial line, and what hangs on the board. That is sent
+// to a board that has another configuration; a new board turns nothing until then.
+//
+// A small tray of two rows, where slots 1 and 2, and 3 and 4, turn together:
+//
+//	[board]
+//	path = "/dev/ttyAMA0"
+//	slots = ["1-6", "11-16"]
+//	pairs = [1, 3]
+//	turn_ms = 6000
+type Board struct {
+	Path    string   `toml:"path"`
+	Baud    int      `toml:"baud"`     // 9600 to 1000000; our own board has 115200
+	Slots   []string `toml:"slots"`    // slots with a motor, 1 to 60, as numbers and ranges: ["1-10", "21"]; without it all 60
+	Pairs   []int    `toml:"pairs"`    // slots whose right neighbour turns with them; both have a motor, and neither is in another pair
+	LeaveMS int      `toml:"leave_ms"` // a motor must have left home within this: 100 to 2000, usually 900
+	TurnMS  int      `toml:"turn_ms"`  // and be home again within this, or it is cut off: leave_ms + 100 to 7000, usually 5000
+	SlowMS  int      `toml:"slow_ms"`  // a turn that takes longer is reported as slow: 0 to 65535, usually 3500
+	JamMA   int      `toml:"jam_ma"`   // a current over this is a jam: above open_ma to 65535, usually 900; the board measures up to 5000
+	JamMS   int      `toml:"jam_ms"`   // once it has lasted this long: 10 to 1000, usually 120
+	OpenMA  int      `toml:"open_ma"`  // a current under this is a missing motor: 0 to 65534, usually 50; 0 looks for none
+}
+
+// usualBoard is a board of which only the line need be said.
+func usualBoard() Board {
+	f := machine.UsualFitting()
+	return Board{Baud: 115200, LeaveMS: f.LeaveMS, TurnMS: f.TurnMS, SlowMS: f.SlowMS, JamMA: f.JamMA, JamMS: f.JamMS, OpenMA: f.OpenMA}
+}
+
+func (b Board) line() Line { return Line{Path: b.Path, Baud: b.Baud} }
+
+func (b Board) fitting() machine.Fitting {
+	return machine.Fitting{Slots: b.Slots, Pairs: b.Pairs, LeaveMS: b.LeaveMS, TurnMS: b.TurnMS, SlowMS: b.SlowMS, JamMA: b.JamMA, JamMS: b.JamMS, OpenMA: b.OpenMA}
+}
+
 // District is the other end of the uplink.
 type District struct {
 	Broker string   `toml:"broker"` // tcp://host:port
@@ -54,7 +91,7 @@ type District struct {
 
 func parseConfig(name string, r io.Reader) (Config, error) {
 	c := Config{Zone: "Asia/Shanghai", Consent: "notice", Clock: "kernel", Log: "info",
-		Board: Line{Baud: 115200}, Reader: Line{Baud: 115200}, Screen: Screen{Listen: "127.0.0.1:8080"}}
+		Board: usualBoard(), Reader: Line{Baud: 115200}, Screen: Screen{Listen: "127.0.0.1:8080"}}
 	d := config.Decode(name, r, &c)
 	d.Check("machine", c.Machine.Valid())
 	d.Need(c.Data != "", "data", "missing: the folder of the ledger, such as \"/var/lib/yaoju\"")
@@ -66,6 +103,7 @@ func parseConfig(name string, r io.Reader) (Config, error) {
 	for key, baud := range map[string]int{"board.baud": c.Board.Baud, "reader.baud": c.Reader.Baud} {
 		d.Need(baud >= 9600 && baud <= 1000000, key, "want 9600 to 1000000 bits per second")
 	}
+	c.motors.Config = c.Board.fitting().Configure(func(key string, err error) { d.Check("board."+key, err) })
 	var err error
 	c.zone, err = time.LoadLocation(c.Zone)
 	d.Check("zone", err)

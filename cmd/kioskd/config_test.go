@@ -3,6 +3,8 @@ package main
 import (
 	"strings"
 	"testing"
+
+	"yaoju/protocol/board"
 )
 
 const good = `machine = "m-0017"
@@ -26,6 +28,21 @@ func TestConfig(t *testing.T) {
 	}
 }
 
+// The board is told what the file says hangs on it, and the usual without a word.
+func TestConfigBoard(t *testing.T) {
+	small := board.DefaultConfigure()
+	small.Fitted, small.Coupled, small.TurnMS = board.Slots(1, 2, 3, 4, 5, 6, 11, 12, 13, 14, 15, 16), board.Slots(1, 3), 6000
+	for text, want := range map[string]board.Configure{
+		"": board.DefaultConfigure(),
+		"slots = [\"1-6\", \"11-16\"]\npairs = [1, 3]\nturn_ms = 6000\n": small,
+	} {
+		c, err := parseConfig("kioskd.toml", strings.NewReader(strings.Replace(good, "[board]\n", "[board]\n"+text, 1)))
+		if err != nil || c.motors.Config != want {
+			t.Errorf("%q: got %+v, %v, want %+v", text, c.motors.Config, err, want)
+		}
+	}
+}
+
 // Every mistake comes at once, with its line and what would be right.
 func TestConfigComplaints(t *testing.T) {
 	_, err := parseConfig("kioskd.toml", strings.NewReader(`machine = "M 17"
@@ -40,6 +57,11 @@ frame = "https://elsewhere.example/x"
 [board]
 path = "/dev/ttyAMA0"
 baud = 300
+slots = ["1-10", "70"]
+pairs = [10]
+leave_ms = 50
+turn_ms = "long"
+jam_ma = 50
 [reader]
 path = "/dev/ttyAMA0"
 baud = "fast"
@@ -51,7 +73,9 @@ keys = ["short"]
 		t.Fatal("no error")
 	}
 	for _, want := range []string{"kioskd.toml: data: missing", ":1: machine:", ":2: consent:", ":3: clock:", ":4: zone:", ":5: log:", ":6: volume: unknown key",
-		":8: screen.listen:", ":9: screen.frame:", ":12: board.baud:", ":14: reader.path: the same line", ":15: reader.baud: want a whole number", ":17: district.broker:", ":18: district.keys:"} {
+		":8: screen.listen:", ":9: screen.frame:", ":12: board.baud:",
+		":13: board.slots[1]: slot 70 does not exist", ":14: board.pairs[0]:", ":15: board.leave_ms:", ":16: board.turn_ms: want a whole number", ":17: board.jam_ma:",
+		":19: reader.path: the same line", ":20: reader.baud: want a whole number", ":22: district.broker:", ":23: district.keys:"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("no complaint %q in:\n%v", want, err)
 		}
@@ -61,7 +85,7 @@ keys = ["short"]
 func FuzzConfig(f *testing.F) {
 	f.Add(good)
 	f.Fuzz(func(t *testing.T, text string) {
-		if c, err := parseConfig("x", strings.NewReader(text)); err == nil && (c.Machine.Valid() != nil || c.zone == nil || len(c.keys) == 0) {
+		if c, err := parseConfig("x", strings.NewReader(text)); err == nil && (c.Machine.Valid() != nil || c.zone == nil || len(c.keys) == 0 || c.motors.Config.Valid() != nil) {
 			t.Errorf("accepted %+v", c)
 		}
 	})

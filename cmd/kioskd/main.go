@@ -99,7 +99,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return err
 	}
 
-	board := machine.New(dial(cfg.Board), log.With("part", "machine", "device", cfg.Board.Path), machine.Options{})
+	board := machine.New(dial(cfg.Board.line()), log.With("part", "machine", "device", cfg.Board.Path), cfg.motors)
 	reader := card.New(dial(cfg.Reader), cfg.Reader.Baud, keys, cfg.zone, log.With("part", "card", "device", cfg.Reader.Path))
 	dispenser := dispense.New(book, board, log.With("part", "dispense"))
 	warden := kiosk.NewWarden(body{board}, cards{reader}, book, rules{book}, dispenser, log.With("part", "warden"))

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	boardsim "yaoju/daemon/machine/sim"
 	"yaoju/protocol"
 )
 
@@ -105,7 +104,7 @@ func (w *workbench) state(rw http.ResponseWriter, _ *http.Request) {
 		s.Fallen += w.rig.board.FallenFrom(b.slot)
 		s.Left += w.rig.board.Pieces(b.slot)
 	}
-	s.Door = w.rig.board.Status().DoorOpen
+	s.Door = w.rig.board.DoorOpen()
 	w.mu.Lock()
 	s.Card, s.Unplugged = w.card, w.unplugged
 	w.mu.Unlock()
@@ -153,10 +152,10 @@ func (w *workbench) perform(ctx context.Context, what, arg string) error {
 		w.rig.reader.Lift()
 		w.note(func() { w.card = "" })
 	case "door":
-		w.rig.board.Adjust(func(c *boardsim.Cabinet) { c.DoorOpen = !c.DoorOpen })
+		w.rig.board.Door(!w.rig.board.DoorOpen())
 	case "jam":
 		for _, slot := range w.fronts() {
-			w.rig.board.SetFaults(slot, boardsim.Faults{Hang: 4}) // a full turn and its three half-turns push nothing out
+			w.rig.board.Spoil(slot)
 		}
 	case "cut":
 		w.rig.board.PowerOff()

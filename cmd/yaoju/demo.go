@@ -28,6 +28,7 @@ type demoOptions struct {
 	speed          float64 // of their residents
 	bench, console string  // addresses
 	keep           string  // folder to keep; empty: a temporary one
+	firmware       bool    // the complete machine's board runs the real firmware
 }
 
 // readyLimit is how long a program may take to answer for the first time, on a
@@ -144,6 +145,7 @@ type plan struct {
 	machines        int           // light ones
 	bays            []bay         // of the complete machine
 	turn, readTakes time.Duration // of a spiral, of a card
+	firmware        bool          // the complete machine's board runs the real firmware, whose spirals take 2.5 s a turn
 	log             *slog.Logger
 }
 
@@ -184,12 +186,16 @@ func build(ctx context.Context, p plan) (*town, error) {
 		return nil, fmt.Errorf("make the district's key: %w (make demo builds districtd)", err)
 	}
 	t.key = strings.TrimSpace(string(key))
-	t.rig = newRig(dir, p.turn, p.readTakes, p.bays, p.log)
 	if err := stockLedger(ctx, t.ledger, want, p.bays, zone, p.log); err != nil {
 		return nil, err
 	}
-	return t, writeConfig(kioskConfig, t.kioskConfig, map[string]any{"Machine": want.Machine, "Data": filepath.Dir(t.ledger),
-		"Screen": t.screen, "Frame": p.frame, "Board": t.rig.path(boardLine), "Reader": t.rig.path(readerLine), "Broker": "tcp://" + t.mqtt, "Key": t.key})
+	if err := writeConfig(kioskConfig, t.kioskConfig, map[string]any{"Machine": want.Machine, "Data": filepath.Dir(t.ledger),
+		"Screen": t.screen, "Frame": p.frame, "Board": filepath.Join(dir, boardLine), "Reader": filepath.Join(dir, readerLine),
+		"Broker": "tcp://" + t.mqtt, "Key": t.key}); err != nil {
+		return nil, err
+	}
+	t.rig, err = newRig(p)
+	return t, err
 }
 
 // startDistrict and startKiosk run the real programs and wait until they answer.
@@ -257,7 +263,7 @@ func demo(ctx context.Context, bin string, o demoOptions, out io.Writer, log *sl
 
 	fmt.Fprintln(out, "yaoju demo is starting ...")
 	t, err := build(ctx, plan{dir: dir, bin: bin, console: o.console, frame: "http://" + bench, machines: o.machines,
-		bays: tray(time.Now()), turn: 2500 * time.Millisecond, readTakes: reader.ReadTakes, log: log})
+		bays: tray(time.Now()), turn: 2500 * time.Millisecond, readTakes: reader.ReadTakes, firmware: o.firmware, log: log})
 	if err != nil {
 		return err
 	}
@@ -297,6 +303,9 @@ func demo(ctx context.Context, bin string, o demoOptions, out io.Writer, log *sl
 	}
 	if err := t.populate(ctx, g, o); err != nil {
 		return err
+	}
+	if o.firmware {
+		fmt.Fprintln(out, "\n  The motor board runs its real firmware, firmware/out/motor.elf, in boardsim.")
 	}
 	fmt.Fprintf(out, `
   Machine, with a bench for its hardware   http://%s/        (?lang=en for English)

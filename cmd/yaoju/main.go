@@ -21,6 +21,7 @@ var version = "dev"
 const usage = `usage: yaoju COMMAND [FLAGS]
 
   demo      run a district and simulated machines on loopback
+  board     ask the motor board who it is, or write its firmware
   version   print the version
 
 yaoju COMMAND -h lists the flags of a command.
@@ -45,6 +46,10 @@ func main() {
 			fmt.Fprintln(os.Stderr, "yaoju demo:", err)
 			os.Exit(1)
 		}
+	case "board":
+		code := boardCommand(ctx, args, terminal{in: os.Stdin, out: os.Stdout, err: os.Stderr})
+		stop()
+		os.Exit(code)
 	case "version":
 		fmt.Println("yaoju", version)
 	default:
@@ -60,6 +65,7 @@ func demoFlags(args []string) demoOptions {
 	f.Float64Var(&o.speed, "speed", 120, "how many times more residents than in life come to the light machines")
 	f.StringVar(&o.bench, "bench", "127.0.0.1:8070", "address of the demo machine's bench")
 	f.StringVar(&o.console, "console", "127.0.0.1:8090", "address of the district's console")
+	f.BoolVar(&o.firmware, "firmware", false, "run the complete machine's motor board on the real firmware (make firmware builds it)")
 	f.StringVar(&o.keep, "keep", "", "folder to keep the data and logs in; empty: a temporary one, removed at the end")
 	f.Parse(args) // ends the process on an error
 	for _, address := range []string{o.bench, o.console} {

@@ -13,15 +13,77 @@ import (
 
 	reader "yaoju/daemon/card/sim"
 	"yaoju/daemon/ledger"
-	board "yaoju/daemon/machine/sim"
+	"yaoju/daemon/machine/sim"
 	"yaoju/daemon/port/pty"
+	"yaoju/firmware/elf"
 	"yaoju/protocol"
+	"yaoju/protocol/board"
 )
+
+// boardSerial is the serial number of the complete machine's motor board.
+const boardSerial = 0xA17E
+
+// motorBoard is a motor board with the cabinet around it, and what a bench does to it.
+type motorBoard interface {
+	// Serve speaks on line until ctx ends or the line does, and closes it.
+	Serve(ctx context.Context, line io.ReadWriteCloser) error
+	Load(slot protocol.Slot, pieces int)
+	Pieces(slot protocol.Slot) int     // left in the spiral
+	FallenFrom(slot protocol.Slot) int // for whatever reason
+	Turning() bool                     // a motor has power
+	Spoil(slot protocol.Slot)          // its next vend turns and pushes nothing out
+	Door(open bool)
+	DoorOpen() bool
+	PowerOff()
+	PowerOn()
+	Close() error
+}
+
+// vendTurns is how many turns a vend makes that finds nothing: a full one, two
+// half-turns that make another, and one that runs through to home.
+const vendTurns = 1 + board.HalfTurns
+
+// twin is the board in software.
+type twin struct{ *sim.Board }
+
+func (t twin) Turning() bool            { return t.Status().CurrentMA > 0 }
+func (t twin) Spoil(slot protocol.Slot) { t.SetFaults(slot, sim.Faults{Hang: vendTurns}) }
+func (t twin) Door(open bool)           { t.Adjust(func(c *sim.Cabinet) { c.DoorOpen = open }) }
+func (t twin) DoorOpen() bool           { return t.Status().DoorOpen }
+func (t twin) Close() error             { return nil }
+
+// chip is the real firmware in its simulator.
+type chip struct {
+	*elf.Board
+	mu   sync.Mutex
+	open bool // guarded by mu
+}
+
+func (c *chip) Turning() bool {
+	m := c.Moves()
+	return len(m) > 0 && m[len(m)-1].On
+}
+
+func (c *chip) Spoil(slot protocol.Slot) { c.SetFaults(slot, elf.Faults{Hang: vendTurns}) }
+
+func (c *chip) Door(open bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.open = open
+	c.Board.Door(open)
+}
+
+func (c *chip) DoorOpen() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.open
+}
 
 // rig is the hardware of one machine in software: a motor board and a card reader
 // on real serial lines.
 type rig struct {
-	board  *board.Board
+	board  motorBoard
+	twin   *sim.Board // the same, where it is the one in software; else nil
 	reader *reader.Reader
 	dir    string
 	log    *slog.Logger
@@ -46,21 +108,30 @@ const (
 	readerLine = "reader"
 )
 
-// newRig makes the hardware, with the pieces of the plan in the spirals.
-func newRig(dir string, turn, readTakes time.Duration, stock []bay, log *slog.Logger) *rig {
-	r := &rig{dir: dir, log: log, plugs: make(chan plug), reader: reader.New(readTakes)}
-	r.board = board.New(board.Options{Serial: 0xA17E, Build: 1, Turn: turn, Rand: rand.New(rand.NewPCG(17, 17)),
-		Heard: func(_ protocol.VendID, at time.Time) { r.heard(at) }})
+// newRig makes the hardware, with the pieces of the plan in the spirals. Close it.
+func newRig(p plan) (*rig, error) {
+	r := &rig{dir: p.dir, log: p.log, plugs: make(chan plug), reader: reader.New(p.readTakes)}
 	r.heard, r.answered = func(time.Time) {}, func(time.Time) {}
-	for _, b := range stock {
+	if p.firmware {
+		b, err := elf.Start(elf.Options{Serial: boardSerial, EEPROM: filepath.Join(p.dir, "eeprom")})
+		if err != nil {
+			return nil, err
+		}
+		r.board = &chip{Board: b}
+	} else {
+		r.twin = sim.New(sim.Options{Serial: boardSerial, Build: 1, Turn: p.turn, Rand: rand.New(rand.NewPCG(17, 17)),
+			Heard: func(_ protocol.VendID, at time.Time) { r.heard(at) }})
+		r.board = twin{r.twin}
+	}
+	for _, b := range p.bays {
 		r.board.Load(b.slot, b.pieces)
 	}
-	return r
+	return r, nil
 }
 
 func (r *rig) path(device string) string { return filepath.Join(r.dir, device) }
 
-// Run keeps both devices on their lines until ctx ends.
+// Run keeps both devices on their lines until ctx ends, and then closes the board.
 func (r *rig) Run(ctx context.Context) error {
 	serve := map[string]func(context.Context, io.ReadWriteCloser) error{boardLine: r.board.Serve,
 		readerLine: func(ctx context.Context, line io.ReadWriteCloser) error {
@@ -101,7 +172,7 @@ func (r *rig) Run(ctx context.Context) error {
 		errs = append(errs, s.Unplug())
 	}
 	serving.Wait()
-	return errors.Join(errs...)
+	return errors.Join(append(errs, r.board.Close())...)
 }
 
 // timed tells when a card's text, the one long answer of a reader, has left.

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"yaoju/daemon/ledger"
+	"yaoju/firmware/elf"
 	"yaoju/protocol"
 )
 
@@ -40,6 +41,10 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		programs = dir
+		if err := elf.Make(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 		return m.Run()
 	}())
 }

@@ -11,9 +11,12 @@ import (
 
 // Everything is unplugged, cut or killed once, and heals by itself when it is right
 // again; what nobody can know is said to be unknown.
-func TestTrouble(t *testing.T) {
-	t.Parallel()
-	tn := open(t, quick(t, bayOf(1, "condom-52", 3, "2029-01-31"), bayOf(2, "condom-52", 3, "2030-01-31")))
+func TestTrouble(t *testing.T) { onBothBoards(t, trouble) }
+
+func trouble(t *testing.T, firmware bool) {
+	plan := quick(t, bayOf(1, "condom-52", 3, "2029-01-31"), bayOf(2, "condom-52", 3, "2030-01-31"))
+	plan.firmware = firmware
+	tn := open(t, plan)
 	p := newPerson(t, tn)
 	order := func(seq int) {
 		t.Helper()
@@ -47,7 +50,7 @@ func TestTrouble(t *testing.T) {
 	// the slot gives nothing more. The other one does.
 	order(2)
 	p.awaits("dispense")
-	for deadline := time.Now().Add(10 * time.Second); tn.rig.board.Status().CurrentMA == 0; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); !tn.rig.board.Turning(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("no motor turns")
 		}

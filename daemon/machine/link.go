@@ -54,6 +54,7 @@ type link struct {
 
 	hello  board.HelloIs
 	uptime uint32 // of the last status, milliseconds
+	waits  bool   // the configuration could not be sent, and that was said
 }
 
 // serve owns line: it alone writes to it, and it alone asks.
@@ -125,7 +126,15 @@ func (l *link) run(ctx context.Context) error {
 
 // serveCall answers c. Its error means that the line is of no more use.
 func (l *link) serveCall(c call) error {
-	answer, n, err := l.ask(c.ctx, c.ask, c.check)
+	var answer board.Message
+	var n int
+	var err error
+	if _, turns := c.ask.(board.Vend); turns {
+		err = l.reconfigure(c.ctx) // by the wrong one it could turn the wrong motors
+	}
+	if err == nil {
+		answer, n, err = l.ask(c.ctx, c.ask, c.check)
+	}
 	if err == nil {
 		err = l.notice(c.ctx, answer)
 	}
@@ -217,8 +226,19 @@ func (l *link) greet(ctx context.Context) error {
 	return nil
 }
 
+// reconfigure is configure for a board that was met.
+func (l *link) reconfigure(ctx context.Context) error {
+	was := l.hello.ConfigHash
+	err := l.configure(ctx)
+	if l.hello.ConfigHash != was {
+		l.b.update(func(s *Status) { s.Hello.ConfigHash = l.hello.ConfigHash })
+	}
+	return err
+}
+
 // configure sends the configuration if the board has another. While a motor
-// turns the board will not have it, and the next poll tries again.
+// turns the board will not have it, and the next poll tries again. A board that
+// refuses it for good is not used: the line is given up, and Keep asks again.
 func (l *link) configure(ctx context.Context) error {
 	c := l.b.opt.Config
 	if c == (board.Configure{}) || c.Hash() == l.hello.ConfigHash {
@@ -235,6 +255,10 @@ func (l *link) configure(ctx context.Context) error {
 		if m.Reason != board.NakBusy {
 			return fmt.Errorf("%w: the board refuses its configuration: reason %d", errLine, m.Reason)
 		}
+		if !l.waits {
+			l.b.log.Info("configuration waits until the motor stands still", "device", l.hello.Serial)
+		}
+		l.waits = true
 	}
 	return nil
 }
@@ -251,7 +275,7 @@ func (l *link) poll(ctx context.Context) (time.Duration, error) {
 	if is, ok := m.(board.StatusIs); ok && is.Motion != board.MotionNone {
 		return pollMotion, nil
 	}
-	return pollIdle, l.configure(ctx)
+	return pollIdle, l.reconfigure(ctx)
 }
 
 // notice looks at every answer that passes: a status is news, and shows when the

@@ -30,10 +30,11 @@
 #define HOME_HI_PORT PORTJ
 #define HOME_HI_MASK 0x03
 
-/* Master enable of the motor supply: PB7, on when high. */
+/* Master enable of the motor supply: PB6, on when high. Not PB7: there is the LED
+ * that the bootloader of a Mega switches on. */
 #define ENABLE_PORT PORTB
 #define ENABLE_DDR  DDRB
-#define ENABLE_BIT  PB7
+#define ENABLE_BIT  PB6
 
 /* Drop sensor: receiver PE4, pulled up, low while it sees light, so that a cut wire
  * is dark. Emitter PH3, on when high. */

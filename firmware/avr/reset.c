@@ -36,15 +36,15 @@ void early(void)
 	} else {
 		again = 0;
 		flags = _BV(EXTRF);
-		/* Come from here, with MCUSR 0, a bootloader waits for its programmer; on
-		 * the watchdog's reset it would have gone on to us at once. */
+		/* A reset starts us, BOOTRST being off, so RESTART is the only way from us
+		 * to the bootloader. Reached with MCUSR 0 it waits for its programmer. */
 		if (bootloader_fitted())
 			__asm__ volatile("jmp %0" : : "i"(BOOTLOADER_AT));
 	}
 }
 
-/* A bootloader that cleared MCUSR leaves 0: it was a reset from outside, or it has
- * just written us. */
+/* The bootloader leaves 0: it was asked for from outside, and has just written us or
+ * heard nobody. */
 uint8_t hal_reset_cause(void)
 {
 	if (flags & _BV(PORF))
@@ -63,6 +63,7 @@ void hal_restart(void)
 	cli();
 	again = RESTART_KEY;
 	wdt_enable(WDTO_15MS);
+	wdt_reset();	/* simavr counts by the new time from here only */
 	uart_drain();	/* the answer to RESTART: under 1 ms */
 	for (;;)
 		;
