@@ -298,7 +298,8 @@ func agree(t *testing.T, at time.Duration, trouble func(*cabinet, *daemon) *daem
 	var serving sync.WaitGroup
 	var v dispense.Vend
 	var r protocol.Result
-	serving.Go(func() { v, r, _ = d.disp.Serve(ctx, order(1)) }) // its error is that nobody knows, which the ledger has
+	disp := d.disp
+	serving.Go(func() { v, r, _ = disp.Serve(ctx, order(1)) }) // its error is that nobody knows, which the ledger has
 	time.Sleep(at)
 	was := d
 	d = trouble(c, d)
