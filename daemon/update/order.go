@@ -1,0 +1,99 @@
+package update
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Take makes an order the one to carry out, durable when it returns. An order that
+// was taken before changes nothing; a newer one replaces one that has not come to
+// its switch. A *RefusedError says why the machine cannot take it.
+func (s *Store) Take(o Order) error {
+	if err := o.Valid(); err != nil {
+		return refusef("%v", err)
+	}
+	if len(s.o.Keys) == 0 {
+		return refusef("this machine trusts no release key")
+	}
+	err := s.change(func(st *state) error {
+		switch {
+		case st.Order != nil && st.Order.ID == o.ID, st.Last != nil && st.Last.Order == o.ID:
+			return errNothing
+		case st.Phase != steady:
+			return refusef("version %s is on trial", st.Trial.Version)
+		}
+		st.Order, st.Staged = &o, ""
+		return nil
+	})
+	if errors.Is(err, errNothing) {
+		return nil
+	}
+	return err
+}
+
+// errNothing keeps change from saving what is as it was.
+var errNothing = errors.New("nothing to change")
+
+// finish ends an order that did not come to its switch.
+func (s *Store) finish(o Order, end End, words string) error {
+	err := s.change(func(st *state) error {
+		if st.Order == nil || st.Order.ID != o.ID || st.Phase != steady {
+			return errNothing // replaced meanwhile
+		}
+		st.Order, st.Staged = nil, ""
+		st.Last = &Result{Order: o.ID, Version: o.Version, End: end, Words: words}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errNothing) {
+		return fmt.Errorf("end order %s: %w", o.ID, err)
+	}
+	return nil
+}
+
+// Status is how the machine's software stands, for people and for the district.
+type Status struct {
+	Current  string  `json:"current"`            // the version that starts next; "base": the one it was installed with
+	Previous string  `json:"previous,omitempty"` // the one before
+	Trial    string  `json:"trial,omitempty"`    // the version that has yet to prove itself
+	Starts   int     `json:"starts,omitempty"`   // how often it was started
+	Failed   string  `json:"failed,omitempty"`   // why it goes at the next start
+	Order    *Order  `json:"order,omitempty"`    // taken and not at its end
+	Fetched  int64   `json:"fetched,omitempty"`  // bytes of its bundle that are here, while they come
+	Staged   bool    `json:"staged,omitempty"`   // its bundle is unpacked
+	Last     *Result `json:"last,omitempty"`     // how the last one ended
+}
+
+// Status reads how the machine's software stands.
+func (s *Store) Status() (Status, error) {
+	var out Status
+	st, err := s.load()
+	if err != nil {
+		return out, err
+	}
+	now, err := s.where(currentLink)
+	if err != nil {
+		return out, err
+	}
+	before, err := s.where(previousLink)
+	if err != nil {
+		return out, err
+	}
+	out = Status{Current: s.name(now), Order: st.Order, Staged: st.Order != nil && st.Staged == st.Order.SHA256, Last: st.Last}
+	if st.Order != nil {
+		out.Fetched = s.fetched(*st.Order)
+	}
+	if before != now {
+		out.Previous = s.name(before)
+	}
+	if t := st.Trial; t != nil {
+		out.Trial, out.Starts, out.Failed = t.Version, t.Starts, t.Failed
+	}
+	return out, nil
+}
+
+func (s *Store) name(ref string) string {
+	if ref == s.o.Base {
+		return "base"
+	}
+	return versionOf(ref)
+}
