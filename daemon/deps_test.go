@@ -21,6 +21,7 @@ var allowed = map[string]string{
 	"daemon/config":       "",
 	"daemon/dispense":     "protocol",
 	"daemon/district":     "protocol daemon/words",
+	"daemon/identity":     "protocol", // machine ids and lists of signing keys
 	"daemon/kiosk":        "protocol daemon/dispense",
 	"daemon/ledger":       "protocol daemon/dispense",
 	"daemon/machine":      "protocol protocol/board daemon/port",
@@ -31,6 +32,11 @@ var allowed = map[string]string{
 	"daemon/machine/vending":     "protocol daemon/machine daemon/port",
 	"daemon/machine/vending/sim": "protocol",
 
+	"daemon/identity/backup": "",
+	"daemon/machine/promise": "",
+	"daemon/update":          "protocol",
+	"deploy":                 "",
+
 	"daemon/climate":   "",
 	"daemon/port":      "",
 	"daemon/port/pty":  "",
@@ -39,9 +45,9 @@ var allowed = map[string]string{
 	"daemon/uplink":    "protocol",
 	"daemon/web":       "protocol daemon/kiosk daemon/words",
 	"daemon/words":     "",
-	"cmd/kioskd":       "protocol daemon/card daemon/config daemon/dispense daemon/kiosk daemon/ledger daemon/machine daemon/port daemon/uplink daemon/web",
-	"cmd/districtd":    "protocol daemon/config daemon/district",
-	"cmd/yaoju":        "protocol protocol/board daemon/card/sim daemon/config daemon/ledger daemon/machine daemon/machine/sim daemon/port daemon/port/pty daemon/uplink firmware/elf",
+	"cmd/kioskd":       "protocol daemon/card daemon/config daemon/dispense daemon/kiosk daemon/ledger daemon/machine daemon/port daemon/uplink daemon/web daemon/identity",
+	"cmd/districtd":    "protocol daemon/config daemon/district daemon/identity daemon/identity/backup",
+	"cmd/yaoju":        "protocol protocol/board daemon/card/sim daemon/config daemon/ledger daemon/machine daemon/machine/sim daemon/port daemon/port/pty daemon/uplink daemon/update firmware/elf daemon/identity",
 	"firmware/agree":   "",
 	"firmware/bootsim": "protocol/board",
 	"firmware/elf":     "protocol protocol/board",
@@ -51,6 +57,9 @@ var allowed = map[string]string{
 // fenced names the packages that alone may use each library; with _test behind it,
 // in tests only.
 var fenced = map[string]string{
+	"crypto/tls":                            "daemon/identity",
+	"crypto/x509":                           "daemon/identity",
+	"filippo.io/age":                        "daemon/identity/backup",
 	"database/sql":                          "daemon/ledger daemon/district",
 	"modernc.org/sqlite":                    "daemon/ledger daemon/district",
 	"go.bug.st/serial":                      "daemon/port",
@@ -63,12 +72,12 @@ var fenced = map[string]string{
 	"go.yaml.in/yaml":                       "protocol/schema_test",
 	"periph.io/x":                           "daemon/climate daemon/machine/gpio daemon/scan daemon/scan/sim",
 	"pgregory.net/rapid":                    "daemon/ledger_test",
-	"net/http":                              "daemon/web daemon/district cmd/kioskd cmd/districtd cmd/yaoju",
+	"net/http":                              "daemon/web daemon/district cmd/kioskd cmd/districtd cmd/yaoju daemon/identity daemon/update daemon/update_test",
 }
 
 // unlinked names what a program must not carry, though something below it might.
 var unlinked = map[string][]string{
-	"cmd/kioskd":    {"github.com/mochi-mqtt", "yaoju/daemon/district", "yaoju/daemon/machine/sim", "yaoju/daemon/machine/gpio/sim", "yaoju/daemon/machine/vending/sim", "yaoju/daemon/scan/sim", "yaoju/firmware", "yaoju/daemon/card/sim", "github.com/creack/pty"},
+	"cmd/kioskd":    {"filippo.io/age", "github.com/mochi-mqtt", "yaoju/daemon/district", "yaoju/daemon/machine/sim", "yaoju/daemon/machine/gpio/sim", "yaoju/daemon/machine/vending/sim", "yaoju/daemon/scan/sim", "yaoju/firmware", "yaoju/daemon/card/sim", "github.com/creack/pty"},
 	"cmd/districtd": {"go.bug.st/serial", "yaoju/firmware", "yaoju/daemon/machine", "yaoju/daemon/card", "yaoju/daemon/ledger", "yaoju/daemon/web", "github.com/eclipse/paho"},
 }
 

@@ -289,19 +289,20 @@ func (c Command) Valid() error {
 	return nil
 }
 
-// Signed carries a desired state or a command past the broker: the exact bytes
+// Signed carries a desired state, a command or a list of keys past the broker: the exact bytes
 // that were signed, the name of the key, and the signature.
 type Signed struct {
-	Body string `json:"body"` // JSON of Desired or Command
+	Body string `json:"body"` // JSON of Desired, Command or Keys
 	Key  string `json:"key"`  // KeyName of the signer
 	Sig  []byte `json:"sig"`  // Ed25519 over the purpose, a newline and Body
 }
 
 // The purpose is part of what is signed, so that a command can never pass for a
-// desired state or the reverse.
+// desired state or a list of keys, or the reverse.
 const (
 	purposeDesired = "yaoju/1 desired\n"
 	purposeCommand = "yaoju/1 command\n"
+	purposeKeys    = "yaoju/1 keys\n"
 )
 
 // KeyName is how messages refer to a public key: its first 8 bytes in hexadecimal.
@@ -365,10 +366,21 @@ func open(what, purpose string, b []byte, trusted []ed25519.PublicKey, v any) er
 	if err := decode(what, b, MaxMessage, &s); err != nil {
 		return err
 	}
+	if !s.signedBy(trusted, purpose) {
+		return fmt.Errorf("%s: %w (key %q)", what, ErrNotTrusted, clip(s.Key))
+	}
+	return decode(what, []byte(s.Body), MaxMessage, v)
+}
+
+// ErrNotTrusted says that a message is signed by no key the machine trusts; a
+// list of keys that is on its way may change that.
+var ErrNotTrusted = errors.New("not signed by a key this machine trusts")
+
+func (s Signed) signedBy(trusted []ed25519.PublicKey, purpose string) bool {
 	for _, k := range trusted {
 		if KeyName(k) == s.Key && ed25519.Verify(k, append([]byte(purpose), s.Body...), s.Sig) {
-			return decode(what, []byte(s.Body), MaxMessage, v)
+			return true
 		}
 	}
-	return fmt.Errorf("%s: not signed by a key this machine trusts (key %q)", what, clip(s.Key))
+	return false
 }

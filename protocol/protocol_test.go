@@ -173,6 +173,8 @@ func TestGoldenMessages(t *testing.T) {
 		{"ack.json", Encode(ack), func(b []byte) (any, error) { return DecodeAck(b) }, ack},
 		{"online.json", Encode(online), func(b []byte) (any, error) { return DecodeOnline(b) }, online},
 		{"desired.json", desired, func(b []byte) (any, error) { return OpenDesired(b, trusted) }, goldenDesired},
+		{"keys.json", goldenKeys(t), func(b []byte) (any, error) { return Trust{Keys: trusted}.Follow(b) },
+			Trust{Serial: 2, Keys: []ed25519.PublicKey{keyOf(8).Public().(ed25519.PublicKey)}}},
 		{"command.json", command, func(b []byte) (any, error) { return OpenCommand(b, trusted) }, goldenCommand},
 	}
 	for _, tt := range tests {
@@ -327,7 +329,7 @@ func TestSignatures(t *testing.T) {
 }
 
 func TestTopics(t *testing.T) {
-	for _, topic := range []string{EventsTopic(goldenMachine), StateTopic(goldenMachine), OnlineTopic(goldenMachine), AckTopic(goldenMachine), DesiredTopic(goldenMachine), CommandTopic(goldenMachine)} {
+	for _, topic := range []string{EventsTopic(goldenMachine), StateTopic(goldenMachine), OnlineTopic(goldenMachine), AckTopic(goldenMachine), DesiredTopic(goldenMachine), KeysTopic(goldenMachine), CommandTopic(goldenMachine)} {
 		if m, leaf, err := TopicMachine(topic); err != nil || m != goldenMachine || !strings.HasSuffix(topic, "/"+leaf) {
 			t.Errorf("%s: %s, %s, %v", topic, m, leaf, err)
 		}

@@ -20,6 +20,9 @@ func AckTopic(m MachineID) string { return "yaoju/1/d/" + string(m) + "/ack" }
 // DesiredTopic carries the signed desired state down, retained.
 func DesiredTopic(m MachineID) string { return "yaoju/1/d/" + string(m) + "/desired" }
 
+// KeysTopic carries the chain of lists of signing keys down, retained.
+func KeysTopic(m MachineID) string { return "yaoju/1/d/" + string(m) + "/keys" }
+
 // CommandTopic carries signed commands down, not retained.
 func CommandTopic(m MachineID) string { return "yaoju/1/d/" + string(m) + "/command" }
 

@@ -9,6 +9,7 @@ import (
 
 	"yaoju/daemon/config"
 	"yaoju/daemon/district"
+	"yaoju/daemon/identity"
 	"yaoju/protocol"
 )
 
@@ -24,9 +25,8 @@ type Config struct {
 	Console struct {
 		Listen string `toml:"listen"`
 	} `toml:"console"`
-	MQTT struct {
-		Listen string `toml:"listen"`
-	} `toml:"mqtt"`
+	MQTT     Door     `toml:"mqtt"`
+	Identity Identity `toml:"identity"`
 
 	Policy   Policy    `toml:"policy"`
 	Products []Product `toml:"product"`
@@ -37,6 +37,28 @@ type Config struct {
 	zone  *time.Location
 	level slog.Level
 }
+
+// Door is where machines come in.
+type Door struct {
+	Listen string `toml:"listen"` // address with a port; 0.0.0.0 is every one this computer has
+	TLS    string `toml:"tls"`    // on: machines show certificates. off: they have none and are believed, so on loopback only, for trials
+}
+
+// Identity is where machines get their certificates; nothing of it is used where
+// mqtt.tls is off.
+//
+//	[mqtt]
+//	listen = "0.0.0.0:8883"
+//	[identity]
+//	listen = "0.0.0.0:8884"
+//	names = ["district.example", "192.0.2.7"]
+type Identity struct {
+	Listen string   `toml:"listen"` // enrolment and renewal; without it mqtt's address with port 8884
+	Names  []string `toml:"names"`  // host names and addresses at which machines reach this computer, the one for enrolment lines first; without it the address it listens on
+}
+
+// deskPort is where machines ask for certificates unless the configuration says else.
+const deskPort = "8884"
 
 // Text is a phrase in both languages.
 type Text struct {
@@ -102,7 +124,7 @@ type Slots struct {
 
 func parseConfig(name string, r io.Reader) (Config, error) {
 	c := Config{Zone: "Asia/Shanghai", Lang: "zh-CN", Log: "info"}
-	c.Console.Listen, c.MQTT.Listen = "127.0.0.1:8090", "127.0.0.1:1883"
+	c.Console.Listen, c.MQTT = "127.0.0.1:8090", Door{Listen: "127.0.0.1:8883", TLS: "on"}
 	d := config.Decode(name, r, &c)
 	d.Need(c.Data != "", "data", "missing: the folder of the database, such as \"/var/lib/yaoju-district\"")
 	d.Need(c.Lang == "zh-CN" || c.Lang == "en", "lang", "want \"zh-CN\" or \"en\"")
@@ -113,9 +135,7 @@ func parseConfig(name string, r io.Reader) (Config, error) {
 	d.Check("zone", err)
 	host, _, err := net.SplitHostPort(c.Console.Listen)
 	d.Need(err == nil && net.ParseIP(host).IsLoopback(), "console.listen", "want a loopback address with a port, such as \"127.0.0.1:8090\": pages have no sign-in yet")
-	host, _, err = net.SplitHostPort(c.MQTT.Listen)
-	d.Need(err == nil && net.ParseIP(host).IsLoopback(), "mqtt.listen", "want a loopback address with a port, such as \"127.0.0.1:1883\": machines have no certificates yet")
-	d.Need(c.MQTT.Listen != c.Console.Listen, "mqtt.listen", "the same address as console.listen")
+	c.doors(d)
 	d.Need(c.Zone != "", "zone", "empty: want a name such as \"Asia/Shanghai\"")
 
 	if len(c.Machines) > 0 { // what they should hold has to be sound before it is sent
@@ -135,6 +155,35 @@ func parseConfig(name string, r io.Reader) (Config, error) {
 	}
 	return c, d.Err()
 }
+
+// doors checks where machines come in, and fills in what follows from the rest.
+func (c *Config) doors(d *config.Doc) {
+	host, _, err := net.SplitHostPort(c.MQTT.Listen)
+	ip := net.ParseIP(host)
+	d.Need(err == nil && ip != nil, "mqtt.listen", "want an address with a port, such as \"0.0.0.0:8883\"")
+	d.Need(c.MQTT.TLS == "on" || c.MQTT.TLS == "off", "mqtt.tls", "want \"on\", or \"off\" for a trial on loopback")
+	d.Need(c.MQTT.TLS != "off" || ip.IsLoopback(), "mqtt.listen", "tls is \"off\", so want a loopback address with a port, such as \"127.0.0.1:1883\": whoever connects is believed to be any machine it says")
+	d.Need(c.MQTT.Listen != c.Console.Listen, "mqtt.listen", "the same address as console.listen")
+	if !c.secure() || ip == nil {
+		return
+	}
+	if c.Identity.Listen == "" {
+		c.Identity.Listen = net.JoinHostPort(host, deskPort)
+	}
+	desk, _, err := net.SplitHostPort(c.Identity.Listen)
+	d.Need(err == nil && net.ParseIP(desk) != nil, "identity.listen", "want an address with a port, such as \"0.0.0.0:8884\"")
+	d.Need(c.Identity.Listen != c.MQTT.Listen && c.Identity.Listen != c.Console.Listen, "identity.listen", "the same address as mqtt.listen or console.listen")
+	if len(c.Identity.Names) == 0 && !ip.IsUnspecified() {
+		c.Identity.Names = []string{host}
+	}
+	d.Need(len(c.Identity.Names) > 0, "identity.names", "missing: the host names and addresses at which machines reach this computer, such as [\"district.example\"]")
+	for _, n := range c.Identity.Names {
+		d.Check("identity.names", identity.ValidHost(n))
+	}
+}
+
+// secure says whether machines have certificates.
+func (c Config) secure() bool { return c.MQTT.TLS == "on" }
 
 func (c Config) policy() protocol.Policy {
 	p := protocol.Policy{AgeFrom: c.Policy.AgeFrom, AgeTo: c.Policy.AgeTo}

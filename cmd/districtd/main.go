@@ -5,13 +5,9 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/x509"
-	"encoding/base64"
-	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -24,8 +20,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"yaoju/daemon/district"
-	"yaoju/protocol"
+	"yaoju/daemon/identity"
 )
 
 // version is set by the release build with -ldflags "-X main.version=...".
@@ -36,6 +31,10 @@ func main() {
 	check := flag.Bool("check", false, "check the configuration and exit")
 	key := flag.Bool("key", false, "print the public key that machines must trust, making the key if there is none, and exit")
 	show := flag.Bool("version", false, "print the version and exit")
+	flag.Usage = func() {
+		fmt.Fprintf(flag.CommandLine.Output(), "usage: districtd [FLAGS]          run the district\n       districtd [FLAGS] ORDER    give the running one an order\n\n%s\n", orders)
+		flag.PrintDefaults()
+	}
 	flag.Parse()
 	if *show {
 		fmt.Println("districtd", version)
@@ -53,9 +52,15 @@ func main() {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.level}))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if *key {
+	switch words := flag.Args(); {
+	case *key:
 		err = printKey(cfg)
-	} else {
+	case len(words) > 0:
+		if err := obey(ctx, cfg, words, log); err != nil {
+			fmt.Fprintln(os.Stderr, "districtd:", err)
+			os.Exit(1)
+		}
+	default:
 		err = run(ctx, cfg, log)
 	}
 	if err != nil {
@@ -73,6 +78,18 @@ func readConfig(path string) (Config, error) {
 	return parseConfig(path, f)
 }
 
+// obey carries out one order of an officer and prints the answer.
+func obey(ctx context.Context, cfg Config, words []string, log *slog.Logger) error {
+	if words[0] == "ca" && len(words) == 3 {
+		return keepCA(ctx, cfg, words[1], words[2], os.Stdin, os.Stderr)
+	}
+	text, err := carryOut(ctx, cfg, words, log)
+	if err == nil {
+		fmt.Print(text)
+	}
+	return err
+}
+
 func printKey(cfg Config) error {
 	k, err := signer(cfg)
 	if err == nil {
@@ -81,49 +98,86 @@ func printKey(cfg Config) error {
 	return err
 }
 
-// publicKey is the key as machines have it in their configuration.
-func publicKey(k ed25519.PrivateKey) string {
-	return base64.StdEncoding.EncodeToString(k.Public().(ed25519.PublicKey))
-}
-
 func run(ctx context.Context, cfg Config, log *slog.Logger) error {
-	key, err := signer(cfg)
-	if err != nil {
-		return err
+	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+		return fmt.Errorf("data folder: %w", err)
 	}
 	held, err := lock(cfg.Data)
 	if err != nil {
 		return err
 	}
 	defer held.Close()
-	pages, err := net.Listen("tcp", cfg.Console.Listen)
-	if err != nil {
-		return fmt.Errorf("console: %w (is districtd running already?)", err)
-	}
-	mqtt, err := net.Listen("tcp", cfg.MQTT.Listen)
-	if err != nil {
-		return errors.Join(fmt.Errorf("broker: %w (is another broker running?)", err), pages.Close())
-	}
-	d, err := district.Open(ctx, district.Options{Path: filepath.Join(cfg.Data, "district.db"), Name: protocol.Text(cfg.Name), Zone: cfg.zone, Lang: cfg.Lang,
-		Hosts: []string{pages.Addr().String()}, Signer: key, AcceptUnknown: cfg.AcceptUnknown, Log: log.With("part", "district")})
+	doors, err := openDoors(cfg)
 	if err != nil {
 		return err
 	}
+	defer doors.close()
+	o, err := openOffice(ctx, cfg, []string{doors.pages.Addr().String()}, log)
+	if err != nil {
+		return err
+	}
+	d := o.d
 	defer d.Close()
 	for _, m := range cfg.Machines {
-		if err := d.PutMachine(ctx, m.place()); err != nil {
-			return err
-		}
 		if _, err := d.SetDesired(ctx, cfg.desired(m)); err != nil {
 			return err
 		}
 	}
-	log.Info("districtd started", "version", version, "console", "http://"+pages.Addr().String(), "broker", mqtt.Addr().String(), "key", publicKey(key))
+	log.Info("districtd started", "version", version, "console", "http://"+doors.pages.Addr().String(), "broker", doors.mqtt.Addr().String(), "tls", cfg.MQTT.TLS, "key", publicKey(o.signer.Key))
 
+	alive, err := newPulse(log.With("part", "pulse"), pageAnswers(doors.pages.Addr().String()))
+	if err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return alive.Run(ctx) })
+	g.Go(func() error { return serve(ctx, doors.pages, d.Handler()) })
+	g.Go(func() error { return o.Run(ctx, doors.orders) })
+	mqtt := doors.mqtt
+	if cfg.secure() {
+		mqtt = o.server.Machines(mqtt)
+		desk := identity.NewDesk(o.server, registry{d}, log.With("part", "identity"))
+		g.Go(func() error { return desk.Run(ctx, doors.desk) })
+	}
 	g.Go(func() error { return d.Run(ctx, mqtt) })
-	g.Go(func() error { return serve(ctx, pages, d.Handler()) })
 	return g.Wait()
+}
+
+// doors are the addresses districtd listens on.
+type doors struct {
+	pages, mqtt, orders net.Listener
+	desk                net.Listener // nil where machines have no certificates
+}
+
+func openDoors(cfg Config) (d doors, err error) {
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	if d.pages, err = net.Listen("tcp", cfg.Console.Listen); err != nil {
+		return d, fmt.Errorf("console: %w (is districtd running already?)", err)
+	}
+	if d.mqtt, err = net.Listen("tcp", cfg.MQTT.Listen); err != nil {
+		return d, fmt.Errorf("broker: %w (is another broker running?)", err)
+	}
+	if d.orders, err = listenOrders(cfg.Data); err != nil {
+		return d, err
+	}
+	if cfg.secure() {
+		if d.desk, err = net.Listen("tcp", cfg.Identity.Listen); err != nil {
+			return d, fmt.Errorf("enrolment: %w", err)
+		}
+	}
+	return d, nil
+}
+
+func (d doors) close() {
+	for _, l := range []net.Listener{d.pages, d.mqtt, d.orders, d.desk} {
+		if l != nil {
+			l.Close() // usually closed already, by whoever served it
+		}
+	}
 }
 
 // lock keeps a second districtd off the data folder: two would write over each other.
@@ -150,50 +204,8 @@ func serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	return nil
 }
 
-// signer reads the district's signing key, or makes it. Machines obey nobody
-// else: a key that is lost has to be replaced on every machine, so back it up.
+// signer is the key that signs, for a caller that needs nothing else.
 func signer(cfg Config) (ed25519.PrivateKey, error) {
-	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
-		return nil, fmt.Errorf("data folder: %w", err)
-	}
-	path := filepath.Join(cfg.Data, "district.key")
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return makeSigner(path)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("signing key: %w", err)
-	}
-	if info, err := os.Stat(path); err != nil || info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("signing key %s: others can read it: chmod 600 it, and make a new one if they may have", path)
-	}
-	block, _ := pem.Decode(text)
-	if block == nil {
-		return nil, fmt.Errorf("signing key %s: not a PEM file: restore it from the backup", path)
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if k, ok := key.(ed25519.PrivateKey); err == nil && ok {
-		return k, nil
-	}
-	return nil, fmt.Errorf("signing key %s: not an Ed25519 key: restore it from the backup", path)
-}
-
-func makeSigner(path string) (ed25519.PrivateKey, error) {
-	_, k, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		return nil, fmt.Errorf("make signing key: %w", err)
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(k)
-	if err != nil {
-		return nil, fmt.Errorf("make signing key: %w", err)
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("make signing key: %w", err)
-	}
-	err = errors.Join(pem.Encode(f, &pem.Block{Type: "PRIVATE KEY", Bytes: der}), f.Sync(), f.Close())
-	if err != nil {
-		return nil, fmt.Errorf("make signing key: %w", err)
-	}
-	return k, nil
+	s, err := openSigner(cfg)
+	return s.Key, err
 }

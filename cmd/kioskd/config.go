@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"strings"
 	"time"
 
 	"yaoju/daemon/config"
+	"yaoju/daemon/identity"
 	"yaoju/daemon/machine"
 	"yaoju/protocol"
 )
@@ -83,7 +85,9 @@ func (b Board) fitting() machine.Fitting {
 
 // District is the other end of the uplink.
 type District struct {
-	Broker string   `toml:"broker"` // tcp://host:port
+	Broker string   `toml:"broker"` // tls://host:port; tcp://host:port where tls is off
+	TLS    string   `toml:"tls"`    // on: both sides show certificates; off: nobody does, on loopback only, for trials
+	Enrol  string   `toml:"enrol"`  // host:port where the certificate is renewed; without it the broker's host, port 8884
 	Keys   []string `toml:"keys"`   // Ed25519 public keys that sign desired state and commands, base64
 
 	address string
@@ -91,7 +95,7 @@ type District struct {
 
 func parseConfig(name string, r io.Reader) (Config, error) {
 	c := Config{Zone: "Asia/Shanghai", Consent: "notice", Clock: "kernel", Log: "info",
-		Board: usualBoard(), Reader: Line{Baud: 115200}, Screen: Screen{Listen: "127.0.0.1:8080"}}
+		Board: usualBoard(), Reader: Line{Baud: 115200}, Screen: Screen{Listen: "127.0.0.1:8080"}, District: District{TLS: "on"}}
 	d := config.Decode(name, r, &c)
 	d.Check("machine", c.Machine.Valid())
 	d.Need(c.Data != "", "data", "missing: the folder of the ledger, such as \"/var/lib/yaoju\"")
@@ -116,11 +120,7 @@ func parseConfig(name string, r io.Reader) (Config, error) {
 		u, err := url.Parse(c.Screen.Frame)
 		d.Need(err == nil && u.Scheme == "http" && net.ParseIP(u.Hostname()).IsLoopback() && "http://"+u.Host == c.Screen.Frame, "screen.frame", "want an origin on loopback, such as \"http://127.0.0.1:9000\"")
 	}
-	broker, err := url.Parse(c.District.Broker)
-	d.Need(err == nil && broker.Scheme == "tcp" && broker.Hostname() != "" && broker.Port() != "", "district.broker", "want tcp://host:port")
-	if err == nil {
-		c.District.address = broker.Host
-	}
+	c.District.check(d)
 	d.Need(len(c.District.Keys) > 0, "district.keys", "missing: the district's public key, as districtd prints it at start")
 	for _, text := range c.District.Keys {
 		key, err := base64.StdEncoding.DecodeString(text)
@@ -128,4 +128,31 @@ func parseConfig(name string, r io.Reader) (Config, error) {
 		c.keys = append(c.keys, key)
 	}
 	return c, d.Err()
+}
+
+// deskPort is where districtd gives certificates unless its configuration says else.
+const deskPort = "8884"
+
+// secure says whether both sides show certificates.
+func (c District) secure() bool { return c.TLS == "on" }
+
+// check checks how the district is reached, and fills in what follows from the rest.
+func (c *District) check(d *config.Doc) {
+	d.Need(c.TLS == "on" || c.TLS == "off", "district.tls", "want \"on\", or \"off\" for a trial on loopback")
+	scheme := "tls"
+	if c.TLS == "off" {
+		scheme = "tcp"
+	}
+	broker, err := url.Parse(c.Broker)
+	if err != nil || broker.Scheme != scheme || broker.Host != strings.TrimPrefix(c.Broker, scheme+"://") || identity.ValidAddress(broker.Host) != nil {
+		d.Need(false, "district.broker", "want %s://host:port, because tls is %q", scheme, c.TLS)
+		return
+	}
+	c.address = broker.Host
+	host := broker.Hostname()
+	d.Need(c.secure() || net.ParseIP(host).IsLoopback(), "district.broker", "tls is \"off\", so want an address on loopback, such as \"tcp://127.0.0.1:1883\"")
+	if c.Enrol == "" {
+		c.Enrol = net.JoinHostPort(host, deskPort)
+	}
+	d.Check("district.enrol", identity.ValidAddress(c.Enrol))
 }

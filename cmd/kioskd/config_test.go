@@ -14,7 +14,7 @@ path = "/dev/ttyAMA0"
 [reader]
 path = "/dev/ttyUSB0"
 [district]
-broker = "tcp://broker.example:1883"
+broker = "tls://broker.example:8883"
 keys = ["AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]
 `
 
@@ -23,7 +23,7 @@ func TestConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Machine != "m-0017" || c.Board.Baud != 115200 || c.zone.String() != "Asia/Shanghai" || len(c.keys) != 1 || c.District.address != "broker.example:1883" || c.Screen.Listen != "127.0.0.1:8080" {
+	if c.Machine != "m-0017" || c.Board.Baud != 115200 || c.zone.String() != "Asia/Shanghai" || len(c.keys) != 1 || c.District.address != "broker.example:8883" || c.District.Enrol != "broker.example:8884" || !c.District.secure() || c.Screen.Listen != "127.0.0.1:8080" {
 		t.Errorf("got %+v", c)
 	}
 }
@@ -89,4 +89,26 @@ func FuzzConfig(f *testing.F) {
 			t.Errorf("accepted %+v", c)
 		}
 	})
+}
+
+// Without certificates a machine believes whoever answers, so only on loopback, and
+// only if the file says so in as many words.
+func TestConfigDistrict(t *testing.T) {
+	for text, want := range map[string]string{
+		`broker = "tls://broker.example:8883"`:                                     "",
+		`broker = "tls://[2001:db8::7]:8883"` + "\n" + `enrol = "192.0.2.7:443"`:   "",
+		`broker = "tcp://127.0.0.1:1883"` + "\n" + `tls = "off"`:                   "",
+		`broker = "tcp://127.0.0.1:1883"`:                                          "district.broker: want tls://host:port",
+		`broker = "tls://127.0.0.1:1883"` + "\n" + `tls = "off"`:                   "district.broker: want tcp://host:port",
+		`broker = "tcp://broker.example:1883"` + "\n" + `tls = "off"`:              "want an address on loopback",
+		`broker = "tls://broker.example:8883"` + "\n" + `tls = "maybe"`:            "district.tls: want",
+		`broker = "tls://broker.example"`:                                          "district.broker: want",
+		`broker = "tls://me@broker.example:8883/x"`:                                "district.broker: want",
+		`broker = "tls://broker.example:8883"` + "\n" + `enrol = "broker.example"`: "district.enrol: address",
+	} {
+		_, err := parseConfig("kioskd.toml", strings.NewReader(strings.Replace(good, `broker = "tls://broker.example:8883"`, text, 1)))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: got %v, want %q", text, err, want)
+		}
+	}
 }

@@ -23,6 +23,7 @@ import (
 
 	"yaoju/daemon/card"
 	"yaoju/daemon/dispense"
+	"yaoju/daemon/identity"
 	"yaoju/daemon/kiosk"
 	"yaoju/daemon/ledger"
 	"yaoju/daemon/machine"
@@ -102,12 +103,21 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	board := machine.New(dial(cfg.Board.line()), log.With("part", "machine", "device", cfg.Board.Path), cfg.motors)
 	reader := card.New(dial(cfg.Reader), cfg.Reader.Baud, keys, cfg.zone, log.With("part", "card", "device", cfg.Reader.Path))
 	dispenser := dispense.New(book, board, log.With("part", "dispense"))
-	warden := kiosk.NewWarden(body{board}, cards{reader}, book, rules{book}, dispenser, log.With("part", "warden"))
-	booth := kiosk.New(cards{reader}, shelf{book}, dispenser, warden, kiosk.Options{Machine: cfg.Machine, Zone: cfg.zone,
+	alive, err := newPulse(func(ctx context.Context) error { _, err := book.Open(ctx); return err }, log.With("part", "pulse"))
+	if err != nil {
+		return err
+	}
+	warden := kiosk.NewWarden(alive.machine(body{board}), cards{reader}, book, rules{book}, dispenser, log.With("part", "warden"))
+	booth := kiosk.New(cards{reader}, shelf{book}, dispenser, alive.guard(warden), kiosk.Options{Machine: cfg.Machine, Zone: cfg.zone,
 		Consent: cfg.Consent == "tap", Desired: book.Desired, Log: log.With("part", "kiosk")})
+	id, err := newIdentity(cfg, log.With("part", "identity"))
+	if err != nil {
+		return err
+	}
+	trust := identity.TrustFile{Path: filepath.Join(cfg.Data, trustFile), Configured: cfg.keys}
 	line, err := uplink.New(uplink.Options{Machine: cfg.Machine, Chain: book, Identity: book,
 		State: report{book, board, warden}.state, Desired: book.Apply, Command: obey(book),
-		Trusted: cfg.keys, Dial: dialBroker(cfg.District.address), Log: log.With("part", "uplink")})
+		Trust: trusted(trust, log.With("part", "identity")), KeepTrust: trust.Keep, Dial: dialBroker(cfg, id), Log: log.With("part", "uplink")})
 	if err != nil {
 		return err
 	}
@@ -124,7 +134,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	base, stopBase := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBase()
 	var leaning errgroup.Group
-	failed := make(chan error, 4) // one that fails takes everything down, in order: systemd starts us again
+	failed := make(chan error, 5) // one that fails takes everything down, in order: systemd starts us again
 	lean := func(run func(context.Context) error) {
 		leaning.Go(func() error {
 			err := run(base)
@@ -136,6 +146,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	acting.Go(func() error { return booth.Run(ctx) })
 	acting.Go(func() error { return warden.Run(ctx) })
+	acting.Go(func() error { return alive.Run(ctx) })
 	acting.Go(func() error { return housekeeping(ctx, book, keys) })
 	acting.Go(func() error { return book.KeepClock(ctx) })
 	acting.Go(func() error {
@@ -151,6 +162,9 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	lean(board.Run)
 	lean(reader.Run)
 	lean(line.Run)
+	if cfg.District.secure() {
+		lean(id.Run)
+	}
 	lean(func(ctx context.Context) error { return serve(ctx, listener, page) })
 	err = acting.Wait()
 	stopBase()
@@ -177,11 +191,14 @@ func dial(l Line) func(context.Context) (io.ReadWriteCloser, error) {
 	return func(context.Context) (io.ReadWriteCloser, error) { return port.Open(l.Path, l.Baud) }
 }
 
-func dialBroker(address string) func(context.Context) (net.Conn, error) {
-	return func(ctx context.Context) (net.Conn, error) {
-		d := net.Dialer{Timeout: 10 * time.Second} // a mobile network may take this long to route
-		return d.DialContext(ctx, "tcp", address)
+// dialBroker opens the line to the broker, on which both sides know each other
+// unless the configuration says that nobody does.
+func dialBroker(cfg Config, id *identity.Machine) func(context.Context) (net.Conn, error) {
+	dial := dialPlain
+	if cfg.District.secure() {
+		dial = id.Dial
 	}
+	return func(ctx context.Context) (net.Conn, error) { return dial(ctx, cfg.District.address) }
 }
 
 // serve answers the page until ctx ends. Streams of events stay open, so they are

@@ -44,7 +44,10 @@ name = {zh = "青榆区（示例）", en = "Qingyu District (sample)"}
 listen = {{q .Console}}
 [mqtt]
 listen = {{q .MQTT}}
-[policy]
+tls = {{q .TLS}}
+{{with .Desk}}[identity]
+listen = {{q .}}
+{{end}}[policy]
 age_from = {{.Desired.Policy.AgeFrom}}
 {{range .Desired.Policy.Rules}}[[policy.rule]]
 max = {{.Max}}
@@ -91,7 +94,9 @@ path = {{q .Reader}}
 [district]
 broker = {{q .Broker}}
 keys = [{{q .Key}}]
-`))
+{{with .TLS}}tls = {{q .}}
+{{end}}{{with .Desk}}enrol = {{q .}}
+{{end}}`))
 
 // quote writes a TOML string.
 func quote(v any) string {
@@ -131,6 +136,7 @@ type town struct {
 	rig                       *rig
 	district, kiosk           *process
 	screen, console, mqtt     string // addresses, host:port
+	desk                      string // where certificates are given; empty: nowhere
 	kioskConfig, districtConf string // paths
 	key                       string // the district's public key, base64
 	ledger                    string // path of the complete machine's ledger
@@ -145,6 +151,7 @@ type plan struct {
 	machines        int           // light ones
 	bays            []bay         // of the complete machine
 	turn, readTakes time.Duration // of a spiral, of a card
+	certificates    bool          // machines have certificates, which a test has to get them first
 	firmware        bool          // the complete machine's board runs the real firmware, whose spirals take 2.5 s a turn
 	log             *slog.Logger
 }
@@ -170,6 +177,11 @@ func build(ctx context.Context, p plan) (*town, error) {
 	address(&t.console)
 	address(&t.mqtt)
 	address(&t.screen)
+	tls, scheme := "off", "tcp://"
+	if p.certificates {
+		tls, scheme = "on", "tls://"
+		address(&t.desk)
+	}
 	var sites []tomlSite
 	for i := range p.machines + 1 {
 		s := siteOf(i)
@@ -177,7 +189,7 @@ func build(ctx context.Context, p plan) (*town, error) {
 	}
 	want := desired(siteOf(0).machine, p.bays, time.Now().In(zone))
 	errs = append(errs, os.MkdirAll(filepath.Dir(t.ledger), 0o700), writeConfig(districtConfig, t.districtConf, map[string]any{
-		"Data": filepath.Join(dir, "district"), "Console": t.console, "MQTT": t.mqtt, "Desired": want, "Sites": sites}))
+		"Data": filepath.Join(dir, "district"), "Console": t.console, "MQTT": t.mqtt, "TLS": tls, "Desk": t.desk, "Desired": want, "Sites": sites}))
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
@@ -191,7 +203,7 @@ func build(ctx context.Context, p plan) (*town, error) {
 	}
 	if err := writeConfig(kioskConfig, t.kioskConfig, map[string]any{"Machine": want.Machine, "Data": filepath.Dir(t.ledger),
 		"Screen": t.screen, "Frame": p.frame, "Board": filepath.Join(dir, boardLine), "Reader": filepath.Join(dir, readerLine),
-		"Broker": "tcp://" + t.mqtt, "Key": t.key}); err != nil {
+		"Broker": scheme + t.mqtt, "TLS": tls, "Desk": t.desk, "Key": t.key}); err != nil {
 		return nil, err
 	}
 	t.rig, err = newRig(p)

@@ -60,7 +60,8 @@ func newLightMachine(s site, speed float64, start time.Time) *lightMachine {
 // as the clock on the wall goes, speed times as often as in life.
 func (m *lightMachine) Run(ctx context.Context, broker string, trusted ed25519.PublicKey, log *slog.Logger) error {
 	line, err := uplink.New(uplink.Options{Machine: m.site.machine, Chain: m, Identity: m, State: m.state, Desired: m.apply, Command: m.obey,
-		Trusted: []ed25519.PublicKey{trusted}, Log: log, Dial: func(ctx context.Context) (net.Conn, error) {
+		Trust: protocol.Trust{Keys: []ed25519.PublicKey{trusted}}, KeepTrust: func(context.Context, protocol.Trust) error { return nil }, // it lives no longer than the demo
+		Log: log, Dial: func(ctx context.Context) (net.Conn, error) {
 			d := net.Dialer{Timeout: 5 * time.Second} // it is this very host
 			return d.DialContext(ctx, "tcp", broker)
 		}})

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -22,6 +23,8 @@ const usage = `usage: yaoju COMMAND [FLAGS]
 
   demo      run a district and simulated machines on loopback
   board     ask the motor board who it is, or write its firmware
+  enrol     get this machine its certificate from the district
+  update    look at, check, make or undo a version of the machine's software
   version   print the version
 
 yaoju COMMAND -h lists the flags of a command.
@@ -48,6 +51,17 @@ func main() {
 		}
 	case "board":
 		code := boardCommand(ctx, args, terminal{in: os.Stdin, out: os.Stdout, err: os.Stderr})
+		stop()
+		os.Exit(code)
+	case "enrol":
+		if err := enrolCommand(ctx, args, os.Stderr); err != nil {
+			if !errors.Is(err, flag.ErrHelp) {
+				fmt.Fprintln(os.Stderr, "yaoju enrol:", err)
+			}
+			os.Exit(1)
+		}
+	case "update":
+		code := updateCommand(ctx, args, terminal{in: os.Stdin, out: os.Stdout, err: os.Stderr})
 		stop()
 		os.Exit(code)
 	case "version":

@@ -18,7 +18,8 @@ import (
 // Bounds of the embedded broker.
 const (
 	maxConnections = maxMachines + 100
-	helloLimit     = 10 * time.Second           // from accepting a connection to its CONNECT
+	shakeLimit     = 20 * time.Second           // TLS over a mobile line that has just woken up
+	helloLimit     = 10 * time.Second           // from accepting a connection, or its handshake, to its CONNECT
 	maxKeepalive   = 300                        // seconds; 0 would be for ever
 	maxPacket      = protocol.MaxMessage + 1024 // topic and headers beside the message
 	maxPending     = 64                         // messages waiting for one machine: acks are cumulative
@@ -34,12 +35,12 @@ type broker struct {
 	log *slog.Logger
 
 	mu   sync.Mutex
-	open map[net.Conn]bool // guarded by mu
+	open map[net.Conn]Peer // guarded by mu: who is there; the zero Peer until that is known
 	ctx  context.Context   // guarded by mu: of run; ends the wait for a place in the queue
 }
 
 func newBroker(d *District) (*broker, error) {
-	b := &broker{d: d, log: d.o.Log, open: map[net.Conn]bool{}}
+	b := &broker{d: d, log: d.o.Log, open: map[net.Conn]Peer{}}
 	caps := mochi.NewDefaultServerCapabilities()
 	caps.MaximumMessageExpiryInterval = 0 // else retained messages are gone after a day
 	caps.MaximumPacketSize = maxPacket
@@ -132,6 +133,17 @@ func (b *broker) serve(c net.Conn) {
 			b.log.Error("broker failed on one connection", "err", fmt.Errorf("panic: %v", p))
 		}
 	}()
+	if b.d.o.Identify != nil {
+		p, err := b.identify(c)
+		if err != nil {
+			b.log.Warn("connection refused", "from", c.RemoteAddr().String(), "err", err)
+			return
+		}
+		// A certificate is worth nothing on the day after, and a connection may last
+		// for months.
+		ends := time.AfterFunc(time.Until(p.Until), func() { hangUp(c) })
+		defer ends.Stop()
+	}
 	// The library sets its own deadlines after CONNECT, and none before.
 	if err := c.SetDeadline(time.Now().Add(helloLimit)); err != nil {
 		return
@@ -147,12 +159,70 @@ func (b *broker) hold(ctx context.Context, c net.Conn) bool {
 	if ctx.Err() != nil || len(b.open) >= maxConnections {
 		return false
 	}
-	b.open[c] = true
+	b.open[c] = Peer{}
 	return true
 }
 
-func (b *broker) release(c net.Conn) {
+// identify waits for the handshake and notes who is there, before it is asked
+// whether the key is still good: a revocation in between finds the connection.
+func (b *broker) identify(c net.Conn) (Peer, error) {
+	if err := c.SetDeadline(time.Now().Add(shakeLimit)); err != nil {
+		return Peer{}, err
+	}
+	p, err := b.d.o.Identify(b.waiting(), c)
+	if err != nil {
+		return Peer{}, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.open[c] = p
+	return p, nil
+}
+
+// speaksFor says whether the one on a connection may speak for m.
+func (b *broker) speaksFor(c net.Conn, m protocol.MachineID) bool {
+	if b.d.o.Identify == nil {
+		return true
+	}
+	b.mu.Lock()
+	p := b.open[c]
+	b.mu.Unlock()
+	if p.Machine != m {
+		return false
+	}
+	ok, err := b.d.owns(b.waiting(), p)
+	if err != nil {
+		b.log.Error("a machine's key could not be looked up", "device", m, "err", err)
+	}
+	return ok && err == nil
+}
+
+// hangUp ends the connections of a machine that are not made with key.
+func (b *broker) hangUp(m protocol.MachineID, key [32]byte) {
+	b.mu.Lock()
+	var gone []net.Conn
+	for c, p := range b.open {
+		if p.Machine == m && p.Key != key {
+			gone = append(gone, c)
+		}
+	}
+	b.mu.Unlock()
+	for _, c := range gone {
+		hangUp(c)
+	}
+}
+
+// hangUp closes a connection without a word. TLS would say goodbye first, and wait
+// for a line that does not take it.
+func hangUp(c net.Conn) {
+	if t, ok := c.(interface{ NetConn() net.Conn }); ok {
+		t.NetConn().Close() // closing what is below ends the rest
+	}
 	c.Close() // usually closed already
+}
+
+func (b *broker) release(c net.Conn) {
+	hangUp(c)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.open, c)
@@ -166,7 +236,7 @@ func (b *broker) closeAll() {
 	}
 	b.mu.Unlock()
 	for _, c := range all {
-		c.Close()
+		hangUp(c)
 	}
 }
 
@@ -190,7 +260,7 @@ func (g *gate) Provides(what byte) bool {
 
 // OnConnectAuthenticate admits a machine under its own id with a will on its own
 // topic: the library publishes wills without asking again.
-func (g *gate) OnConnectAuthenticate(_ *mochi.Client, pk packets.Packet) bool {
+func (g *gate) OnConnectAuthenticate(cl *mochi.Client, pk packets.Packet) bool {
 	m := protocol.MachineID(pk.Connect.ClientIdentifier)
 	var why string
 	switch {
@@ -204,6 +274,8 @@ func (g *gate) OnConnectAuthenticate(_ *mochi.Client, pk packets.Packet) bool {
 		why = "keepalive is out of range"
 	case pk.Connect.WillFlag && (pk.Connect.WillTopic != protocol.OnlineTopic(m) || len(pk.Connect.WillPayload) > maxWill):
 		why = "will is not its own"
+	case !g.b.speaksFor(cl.Net.Conn, m):
+		why = "certificate is not its own any more, or another machine's"
 	case !g.b.d.admit(m):
 		why = "unknown machine"
 	default:
@@ -219,7 +291,7 @@ func (g *gate) OnACLCheck(cl *mochi.Client, topic string, write bool) bool {
 	if write {
 		return topic == protocol.EventsTopic(m) || topic == protocol.StateTopic(m) || topic == protocol.OnlineTopic(m)
 	}
-	return topic == protocol.AckTopic(m) || topic == protocol.DesiredTopic(m) || topic == protocol.CommandTopic(m)
+	return topic == protocol.AckTopic(m) || topic == protocol.KeysTopic(m) || topic == protocol.DesiredTopic(m) || topic == protocol.CommandTopic(m)
 }
 
 // OnPublishDropped notes a message a machine was too slow to take. Acks and

@@ -52,7 +52,7 @@ func (d *District) SetDesired(ctx context.Context, want protocol.Desired) (proto
 		if !bytes.Equal(body, protocol.Encode(want)) {
 			want.Version++
 		}
-		if message, err = protocol.SignDesired(d.o.Signer, want); err != nil {
+		if message, err = protocol.SignDesired(d.signing().key, want); err != nil {
 			return err
 		}
 		_, err = tx.ExecContext(ctx, `INSERT INTO desired (machine, generation, version, body, message, made_ms) VALUES (?, ?, ?, ?, ?, ?)
@@ -93,7 +93,7 @@ func (d *District) Send(ctx context.Context, m protocol.MachineID, verb protocol
 		if err != nil {
 			return fmt.Errorf("count the command: %w", err)
 		}
-		if message, err = protocol.SignCommand(d.o.Signer, c); err != nil {
+		if message, err = protocol.SignCommand(d.signing().key, c); err != nil {
 			return err
 		}
 		_, err = tx.ExecContext(ctx, `INSERT INTO command (id, machine, generation, counter, verb, slot, message, made_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,

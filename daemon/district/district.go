@@ -31,6 +31,12 @@ type Options struct {
 	Lang   string             // language of pages that ask for none: "zh-CN" or "en"; empty: zh-CN
 	Hosts  []string           // exact Host values the pages answer to, such as "127.0.0.1:8090"
 	Signer ed25519.PrivateKey // signs desired states and commands
+	Keys   []byte             // keys message that leads machines to Signer; nil: there was never another key
+
+	// Identify says who is on a connection, by its certificate; it waits for the
+	// handshake, for which the connection has a deadline. Nil: nobody has one, and
+	// whoever connects is believed to be who it says, as is right on loopback alone.
+	Identify func(ctx context.Context, c net.Conn) (Peer, error)
 
 	// AcceptUnknown lets a machine nobody entered connect and be registered, as a
 	// demo wants; otherwise only machines entered with PutMachine may connect.
@@ -53,6 +59,7 @@ type District struct {
 	count  counters
 
 	mu      sync.Mutex
+	sign    signing                          // guarded by mu
 	known   map[protocol.MachineID]bool      // guarded by mu: may connect
 	seen    map[protocol.MachineID]time.Time // guarded by mu: last heard of
 	unsaved map[protocol.MachineID]bool      // guarded by mu: seen is newer than the store
@@ -73,6 +80,7 @@ func Open(ctx context.Context, o Options) (*District, error) {
 	}
 	d := &District{
 		o:       o,
+		sign:    signing{o.Signer, o.Keys},
 		queue:   make(chan message, ingestQueue),
 		known:   map[protocol.MachineID]bool{},
 		seen:    map[protocol.MachineID]time.Time{},
@@ -118,6 +126,12 @@ func (d *District) load(ctx context.Context) error {
 		return fmt.Errorf("list the machines: %w", err)
 	}
 	if err := d.publishAcks(ctx); err != nil {
+		return err
+	}
+	if err := d.publishKeys(ctx); err != nil {
+		return err
+	}
+	if err := d.signAnew(ctx); err != nil { // the key may have changed while we were away
 		return err
 	}
 	return d.publishDesired(ctx)

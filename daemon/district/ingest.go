@@ -127,6 +127,12 @@ func (d *District) commit(ctx context.Context, batch []message) error {
 // say publishes what a committed transaction decided.
 func (d *District) say(ctx context.Context, out outcome) error {
 	for _, m := range out.arrived {
+		// It may be new here, and nothing retained for it yet.
+		if chain := d.signing().chain; chain != nil {
+			if err := d.broker.publish(protocol.KeysTopic(m), chain, true); err != nil {
+				return err
+			}
+		}
 		if err := d.repeatCommands(ctx, m); err != nil {
 			return err
 		}

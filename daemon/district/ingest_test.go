@@ -15,17 +15,22 @@ import (
 	"yaoju/protocol"
 )
 
+// sample is a district that takes in everybody.
+func sample(path string) Options {
+	return Options{
+		Path: path, Name: protocol.Text{ZH: "示例区", EN: "Sample"}, Zone: time.FixedZone("CST", 8*3600),
+		Hosts: []string{"district.test"}, Signer: ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)),
+		AcceptUnknown: true, Log: slog.New(slog.DiscardHandler),
+	}
+}
+
 // open opens a district on a fresh file, or on path if one is given.
 func open(t testing.TB, path string) *District {
 	t.Helper()
 	if path == "" {
 		path = filepath.Join(t.TempDir(), "d.db")
 	}
-	d, err := Open(t.Context(), Options{
-		Path: path, Name: protocol.Text{ZH: "示例区", EN: "Sample"}, Zone: time.FixedZone("CST", 8*3600),
-		Hosts: []string{"district.test"}, Signer: ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)),
-		AcceptUnknown: true, Log: slog.New(slog.DiscardHandler),
-	})
+	d, err := Open(t.Context(), sample(path))
 	if err != nil {
 		t.Fatal(err)
 	}

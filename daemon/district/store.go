@@ -3,7 +3,7 @@ package district
 import (
 	"context"
 	"database/sql"
-	_ "embed" // schema.sql
+	_ "embed" // schema.sql, identity.sql
 	"errors"
 	"fmt"
 	"net/url"
@@ -18,9 +18,12 @@ import (
 //go:embed schema.sql
 var schema string
 
+//go:embed identity.sql
+var schemaIdentity string
+
 // migrations bring an empty file to version 1, version 1 to 2, and so on. An
 // entry that has been released is never edited.
-func migrations() []string { return []string{schema} }
+func migrations() []string { return []string{schema, schemaIdentity} }
 
 // Bounds of the store.
 const (

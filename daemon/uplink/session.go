@@ -50,7 +50,7 @@ type session struct {
 // run speaks until the connection is lost or ctx ends.
 func (s *session) run(ctx context.Context) error {
 	m := s.u.o.Machine
-	if err := s.link.subscribe(ctx, protocol.AckTopic(m), protocol.DesiredTopic(m), protocol.CommandTopic(m)); err != nil {
+	if err := s.link.subscribe(ctx, protocol.AckTopic(m), protocol.KeysTopic(m), protocol.DesiredTopic(m), protocol.CommandTopic(m)); err != nil {
 		return err
 	}
 	if err := s.link.publish(protocol.OnlineTopic(m), protocol.Encode(protocol.Online{Online: true, Connection: s.number}), true); err != nil {

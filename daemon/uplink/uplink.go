@@ -10,7 +10,6 @@ package uplink
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -61,9 +60,13 @@ type Options struct {
 	// done before is answered again, not done again: that is its task too.
 	Command func(ctx context.Context, c protocol.Command) error
 
-	Trusted []ed25519.PublicKey                         // keys whose desired state and commands are obeyed
-	Dial    func(ctx context.Context) (net.Conn, error) // a fresh connection to the broker, TLS done
-	Log     *slog.Logger
+	// Trust is whose desired state and commands are obeyed. KeepTrust keeps what it
+	// becomes when the district changes its keys, durable when it returns.
+	Trust     protocol.Trust
+	KeepTrust func(ctx context.Context, t protocol.Trust) error
+
+	Dial func(ctx context.Context) (net.Conn, error) // a fresh connection to the broker, TLS done
+	Log  *slog.Logger
 }
 
 // Waits of the reconnect loop: the first is short because most losses are a
@@ -77,6 +80,7 @@ const (
 // Lengths of the queues between the library's callbacks and the uplink.
 const (
 	ackQueue     = 8  // acks are cumulative: the oldest may go
+	keysQueue    = 1  // each message holds all that came before it
 	desiredQueue = 1  // a newer desired state replaces an older one
 	commandQueue = 32 // more than a person presses while one is carried out
 )
@@ -96,10 +100,15 @@ type Uplink struct {
 
 	// Filled by the library's callbacks, which never block.
 	acks     chan []byte
+	keys     chan []byte
 	desired  chan []byte
 	commands chan []byte
 
 	stateNow chan struct{} // a state is wanted out of turn
+
+	// owned by obey
+	trust   protocol.Trust
+	unheard []byte // a desired state whose key is not trusted yet; nil: none
 
 	mu     sync.Mutex
 	status Status               // guarded by mu
@@ -111,15 +120,17 @@ func New(o Options) (*Uplink, error) {
 	if err := o.Machine.Valid(); err != nil {
 		return nil, fmt.Errorf("uplink: %w", err)
 	}
-	if o.Chain == nil || o.Identity == nil || o.State == nil || o.Desired == nil || o.Command == nil || o.Dial == nil || o.Log == nil {
+	if o.Chain == nil || o.Identity == nil || o.State == nil || o.Desired == nil || o.Command == nil || o.KeepTrust == nil || o.Dial == nil || o.Log == nil {
 		return nil, errors.New("uplink: an option is missing")
 	}
-	if len(o.Trusted) == 0 {
+	if len(o.Trust.Keys) == 0 {
 		return nil, errors.New("uplink: no trusted key: desired state and commands could never be obeyed")
 	}
 	return &Uplink{
 		o:        o,
+		trust:    o.Trust,
 		acks:     make(chan []byte, ackQueue),
+		keys:     make(chan []byte, keysQueue),
 		desired:  make(chan []byte, desiredQueue),
 		commands: make(chan []byte, commandQueue),
 		stateNow: make(chan struct{}, 1),
@@ -188,9 +199,17 @@ func (u *Uplink) connect(ctx context.Context) (acked bool, err error) {
 // connection, so that a slow one does not hold up the records.
 func (u *Uplink) obey(ctx context.Context) {
 	for {
+		select { // keys go first: what waits behind them may be signed by a new one
+		case b := <-u.keys:
+			u.obeyKeys(ctx, b)
+			continue
+		default:
+		}
 		select {
 		case <-ctx.Done():
 			return
+		case b := <-u.keys:
+			u.obeyKeys(ctx, b)
 		case b := <-u.desired:
 			u.obeyDesired(ctx, b)
 		case b := <-u.commands:
@@ -199,8 +218,35 @@ func (u *Uplink) obey(ctx context.Context) {
 	}
 }
 
+// obeyKeys follows the district to newer keys, and hears what a new one signed.
+func (u *Uplink) obeyKeys(ctx context.Context, b []byte) {
+	t, err := u.trust.Follow(b)
+	if err != nil {
+		u.refuse("keys", err)
+	}
+	if t.Serial == u.trust.Serial {
+		return
+	}
+	if err := u.o.KeepTrust(ctx, t); err != nil {
+		if ctx.Err() == nil {
+			// They are retained: the next connection brings them again.
+			u.o.Log.Error("new keys of the district not kept", "serial", t.Serial, "err", err)
+		}
+		return
+	}
+	u.o.Log.Info("the district signs with a new list of keys", "serial", t.Serial)
+	u.trust = t
+	if b := u.unheard; b != nil {
+		u.obeyDesired(ctx, b)
+	}
+}
+
 func (u *Uplink) obeyDesired(ctx context.Context, b []byte) {
-	d, err := protocol.OpenDesired(b, u.o.Trusted)
+	u.unheard = nil
+	d, err := protocol.OpenDesired(b, u.trust.Keys)
+	if errors.Is(err, protocol.ErrNotTrusted) {
+		u.unheard = b // the broker may have sent it ahead of the keys
+	}
 	if err == nil && d.Machine != u.o.Machine {
 		err = fmt.Errorf("desired state is for machine %s", d.Machine)
 	}
@@ -215,7 +261,7 @@ func (u *Uplink) obeyDesired(ctx context.Context, b []byte) {
 }
 
 func (u *Uplink) obeyCommand(ctx context.Context, b []byte) {
-	c, err := protocol.OpenCommand(b, u.o.Trusted)
+	c, err := protocol.OpenCommand(b, u.trust.Keys)
 	if err == nil && c.Machine != u.o.Machine {
 		err = fmt.Errorf("command is for machine %s", c.Machine)
 	}
@@ -244,6 +290,8 @@ func (u *Uplink) receive(topic string, b []byte) {
 	switch topic {
 	case protocol.AckTopic(u.o.Machine):
 		offerNewest(u.acks, b)
+	case protocol.KeysTopic(u.o.Machine):
+		offerNewest(u.keys, b)
 	case protocol.DesiredTopic(u.o.Machine):
 		offerNewest(u.desired, b)
 	case protocol.CommandTopic(u.o.Machine):

@@ -274,7 +274,7 @@ func run(t *testing.T, c *chain, dial func(context.Context) (net.Conn, error), s
 	r := &running{}
 	u, err := uplink.New(uplink.Options{
 		Machine: machine, Chain: c, Identity: c, State: c.state, Dial: dial, Log: log,
-		Trusted: []ed25519.PublicKey{signer(1).Public().(ed25519.PublicKey)},
+		Trust: protocol.Trust{Keys: []ed25519.PublicKey{signer(1).Public().(ed25519.PublicKey)}}, KeepTrust: keep,
 		Desired: func(_ context.Context, d protocol.Desired) error {
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -619,12 +619,12 @@ func TestNewRefusesWhatCannotWork(t *testing.T) {
 		Dial:    func(context.Context) (net.Conn, error) { return nil, errors.New("no route") },
 		Desired: func(context.Context, protocol.Desired) error { return nil },
 		Command: func(context.Context, protocol.Command) error { return nil },
-		Trusted: []ed25519.PublicKey{signer(1).Public().(ed25519.PublicKey)},
+		Trust:   protocol.Trust{Keys: []ed25519.PublicKey{signer(1).Public().(ed25519.PublicKey)}}, KeepTrust: keep,
 	}
 	for name, spoil := range map[string]func(*uplink.Options){
 		"machine": func(o *uplink.Options) { o.Machine = "M 1" },
 		"chain":   func(o *uplink.Options) { o.Chain = nil },
-		"trusted": func(o *uplink.Options) { o.Trusted = nil },
+		"trusted": func(o *uplink.Options) { o.Trust.Keys = nil },
 	} {
 		o := good
 		spoil(&o)

@@ -64,7 +64,9 @@ func Files() map[string][]byte {
 	add("ack", "How far the district has a ledger", protocol.Ack{})
 	add("state", "Snapshot of a machine", protocol.State{})
 	add("online", "Whether a machine is connected", protocol.Online{})
-	add("signed", "A desired state or a command with its signature", protocol.Signed{})
+	add("signed", "A desired state, a command or a list of keys with its signature", protocol.Signed{})
+	add("keychain", "Every list of signing keys, oldest first", protocol.KeyChain{})
+	add("keys", "Which keys sign for a district: the body of a signed message", protocol.Keys{})
 	add("desired", "What should be so on one machine: the body of a signed message", protocol.Desired{})
 	add("command", "What should happen once: the body of a signed message", protocol.Command{})
 	for _, e := range protocol.Events() {

@@ -74,6 +74,7 @@ func TestGoldenMessagesMatch(t *testing.T) {
 	}{
 		{"events.json", read("events.json")}, {"state.json", read("state.json")}, {"ack.json", read("ack.json")}, {"online.json", read("online.json")},
 		{"signed.json", read("desired.json")}, {"signed.json", read("command.json")}, {"desired.json", body(read("desired.json"))}, {"command.json", body(read("command.json"))},
+		{"keychain.json", read("keys.json")},
 	}
 	for _, tt := range tests {
 		s := compile(t, tt.schema)
@@ -166,6 +167,7 @@ func TestAsyncAPI(t *testing.T) {
 		"online":  {protocol.OnlineTopic(m), "online", "send", true},
 		"ack":     {protocol.AckTopic(m), "ack", "receive", true},
 		"desired": {protocol.DesiredTopic(m), "signed", "receive", true},
+		"keys":    {protocol.KeysTopic(m), "keychain", "receive", true},
 		"command": {protocol.CommandTopic(m), "signed", "receive", false},
 	}
 	if len(doc.Channels) != len(want) || len(doc.Operations) != len(want) {
