@@ -14,7 +14,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"yaoju/daemon/port"
@@ -42,8 +44,8 @@ const (
 	// queueLength: one vend, one held button, lock and light, twice over.
 	queueLength = 8
 
-	// sentLength is how many vends this process remembers to have sent. Only the
-	// last few can still be asked for.
+	// sentLength is how many vends this process remembers to have sent, or not to
+	// send. Only the last few can still be asked for.
 	sentLength = 64
 
 	usualTurn = 2500 * time.Millisecond
@@ -71,6 +73,7 @@ type Board struct {
 	known     bool           // the board knew an id that was new
 	restarted bool           // the board had restarted by itself
 	sent      []sent         // oldest first
+	never     []never        // oldest first
 	light     *uint8         // percent asked for; nil is never
 	press     uint8          // of the last held button
 }
@@ -79,6 +82,14 @@ type Board struct {
 type sent struct {
 	id     protocol.VendID
 	serial uint64
+	ran    bool // the board said so
+}
+
+// never is a vend that was answered: it did not turn. So it must not from then on,
+// whatever becomes of the reason.
+type never struct {
+	id     protocol.VendID
+	result protocol.Result
 }
 
 // New returns a driver that opens its line with dial. Nothing happens before Run.
@@ -100,7 +111,9 @@ func (b *Board) Run(ctx context.Context) error {
 func (b *Board) met(h board.HelloIs, is board.StatusIs) {
 	b.mu.Lock()
 	b.heard = is
-	b.restarted = h.ResetCause == board.ResetBrownOut || h.ResetCause == board.ResetWatchdog
+	if was := b.status.Hello; h.Serial != was.Serial || h.Boot != was.Boot { // else it was told of, and perhaps cleared
+		b.restarted = h.ResetCause == board.ResetBrownOut || h.ResetCause == board.ResetWatchdog
+	}
 	b.mu.Unlock()
 	b.update(func(s *Status) {
 		s.Up = true
@@ -139,6 +152,7 @@ func (b *Board) ask(ctx context.Context, m board.Message, check func(board.Hello
 var (
 	errKnown = errors.New("the board knows this id already")
 	errOther = errors.New("another board than the one this vend was given to")
+	errNever = errors.New("it was answered that this id did not turn")
 )
 
 // Vend turns slot's motor once for id and returns when motion is over. Asked
@@ -149,6 +163,17 @@ func (b *Board) Vend(ctx context.Context, id protocol.VendID, slot protocol.Slot
 	if id == 0 {
 		return protocol.Result{Outcome: protocol.Unknown}, errors.New("vend: id 0 is no id")
 	}
+	if r, ok := b.turnsNever(id); ok {
+		return r, nil
+	}
+	r, err := b.vend(ctx, id, slot)
+	if err == nil && r.Outcome == protocol.Kept {
+		b.keep(id, r)
+	}
+	return r, err
+}
+
+func (b *Board) vend(ctx context.Context, id protocol.VendID, slot protocol.Slot) (protocol.Result, error) {
 	if slot.Valid() != nil {
 		return protocol.Result{Outcome: protocol.Kept, Cause: protocol.FaultNoMotor}, nil
 	}
@@ -156,10 +181,19 @@ func (b *Board) Vend(ctx context.Context, id protocol.VendID, slot protocol.Slot
 	defer cancel()
 	defer b.update(func(s *Status) { s.Motion = Motion{} })
 
-	_, again := b.sentTo(id)
-	r := b.ask(ctx, board.Vend{ID: id, Slot: slot}, func(h board.HelloIs) error { return b.mayVend(id, h) })
-	first := !again && r.tries <= 1 // no earlier frame of ours can have started it
+	var mine atomic.Bool // this call was the first to send id
+	r := b.ask(ctx, board.Vend{ID: id, Slot: slot}, func(h board.HelloIs) error {
+		first, err := b.mayVend(id, h)
+		if first {
+			mine.Store(true)
+		}
+		return err
+	})
+	first := mine.Load() && r.tries <= 1 // no earlier frame of ours can have started it
 	switch {
+	case errors.Is(r.err, errNever):
+		kept, _ := b.turnsNever(id)
+		return kept, nil
 	case errors.Is(r.err, errKnown):
 		return b.knew(id, slot)
 	case r.err != nil:
@@ -196,26 +230,81 @@ func (b *Board) Vend(ctx context.Context, id protocol.VendID, slot protocol.Slot
 	return protocol.Result{Outcome: protocol.Unknown}, fmt.Errorf("vend %d in slot %d: answered by %T", id, slot, r.answer)
 }
 
-// mayVend is asked by the owner of the line before each try.
-func (b *Board) mayVend(id protocol.VendID, h board.HelloIs) error {
+// mayVend is asked by the owner of the line before each try. It reports whether id
+// was not sent before.
+func (b *Board) mayVend(id protocol.VendID, h board.HelloIs) (first bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if slices.ContainsFunc(b.never, func(n never) bool { return n.id == id }) {
+		return false, errNever
+	}
 	for _, s := range b.sent {
 		if s.id == id && s.serial != h.Serial {
-			return errOther
+			return false, errOther
 		}
 		if s.id == id {
-			return nil
+			return false, nil
 		}
 	}
 	if id <= h.Highest {
-		return errKnown // the ledger minted it, so it must be above all the board has seen
+		return false, errKnown // the ledger minted it, so it must be above all the board has seen
 	}
 	if len(b.sent) == sentLength {
 		b.sent = b.sent[1:]
 	}
-	b.sent = append(b.sent, sent{id, h.Serial})
-	return nil
+	b.sent = append(b.sent, sent{id: id, serial: h.Serial})
+	return true, nil
+}
+
+// keep remembers that id was answered not to have turned.
+func (b *Board) keep(id protocol.VendID, r protocol.Result) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if slices.ContainsFunc(b.never, func(n never) bool { return n.id == id }) {
+		return
+	}
+	if len(b.never) == sentLength {
+		b.never = b.never[1:]
+	}
+	b.never = append(b.never, never{id, r})
+}
+
+// turnsNever returns what was answered of id, if that was that it did not turn.
+func (b *Board) turnsNever(id protocol.VendID) (r protocol.Result, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, n := range b.never {
+		if n.id == id {
+			return n.result, true
+		}
+	}
+	return protocol.Result{}, false
+}
+
+// learned is told every answer by the owner of the line: what a board says of an id
+// holds before a VEND that waits behind it.
+func (b *Board) learned(m board.Message) {
+	v, ok := m.(board.VendState)
+	if !ok {
+		return
+	}
+	turned := v.State != board.StateNone && v.State != board.StateSkipped
+	if !b.ran(v.ID, turned) { // else it turned, and has been forgotten since
+		b.keep(v.ID, judge(v))
+	}
+}
+
+// ran notes whether id has turned now, and reports whether it ever has.
+func (b *Board) ran(id protocol.VendID, now bool) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i := range b.sent {
+		if s := &b.sent[i]; s.id == id {
+			s.ran = s.ran || now
+			return s.ran
+		}
+	}
+	return now
 }
 
 // sentTo returns to which board this process sent id, and whether it did.

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -61,6 +62,9 @@ func refusal(n board.Nak) protocol.Fault {
 	// slot, and to whoever waits the board is as good as silent.
 	return protocol.FaultBoardSilent
 }
+
+// ErrUnsupported says that this kind of machine has no such thing at all.
+var ErrUnsupported = errors.New("this kind of machine cannot do it")
 
 // RefusedError says that the board did not do what it was asked, and why.
 type RefusedError struct {

@@ -136,6 +136,7 @@ func (l *link) serveCall(c call) error {
 		answer, n, err = l.ask(c.ctx, c.ask, c.check)
 	}
 	if err == nil {
+		l.b.learned(answer)
 		err = l.notice(c.ctx, answer)
 	}
 	c.reply <- reply{answer, n, err}

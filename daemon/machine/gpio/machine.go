@@ -434,7 +434,7 @@ func (m *Machine) Result(ctx context.Context, id protocol.VendID) (protocol.Resu
 // Lock opens the lock for a while, at most 10 s; 0 locks now.
 func (m *Machine) Lock(ctx context.Context, open time.Duration) error {
 	if m.cfg.Lock == "" {
-		return errors.New("lock: none is wired")
+		return fmt.Errorf("lock: none is wired: %w", machine.ErrUnsupported)
 	}
 	open = min(max(0, open), board.MaxLockMS*time.Millisecond)
 	return m.do(ctx, m.cabinet, "lock", func(s *session) error { return s.unlock(open) })
@@ -443,7 +443,7 @@ func (m *Machine) Lock(ctx context.Context, open time.Duration) error {
 // Light switches the light, on from 50 percent. Lines that come back get it again.
 func (m *Machine) Light(ctx context.Context, percent int) error {
 	if m.cfg.Light == "" {
-		return errors.New("light: none is wired")
+		return fmt.Errorf("light: none is wired: %w", machine.ErrUnsupported)
 	}
 	m.mu.Lock()
 	m.light = percent >= 50

@@ -82,6 +82,10 @@ func (s *session) vend(id protocol.VendID, slot protocol.Slot) protocol.Result {
 		return protocol.Result{Outcome: protocol.Unknown, Cause: protocol.FaultBoardKnows}
 	}
 	if why := s.refused(board.MotionVend, slot); why != 0 {
+		if why == mem.Latched && slot != mem.LatchedSlot {
+			// It is another slot's, and stands in the status: this one is not to be blocked for it.
+			why = protocol.FaultBoardSilent
+		}
 		return protocol.Result{Outcome: protocol.Kept, Cause: why}
 	}
 	v := &motion{kind: board.MotionVend, id: id, slot: slot}

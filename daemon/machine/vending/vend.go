@@ -212,7 +212,7 @@ func (b *Board) obstacle(s machine.Status, slot protocol.Slot) protocol.Fault {
 	case b.lift != 0:
 		return b.lift
 	case time.Now().Before(b.owes[slot]):
-		return protocol.FaultUnknownVend
+		return protocol.FaultBoardSilent // nor is it this slot's fault that a report is late
 	}
 	return 0
 }

@@ -72,12 +72,13 @@ const (
 	usualTurn = 3 * time.Second
 )
 
-// ErrUnsupported is what these boards cannot do.
-var ErrUnsupported = errors.New("this kind of board cannot do it")
-
 // Options say what the board is built into. The zero value has a motor in every
 // slot, and neither elevator nor drop sensor.
+//
+// Minted is the memory that the board does not have: an id up to it may have turned for a
+// process before this one, so it is Unknown and never driven.
 type Options struct {
+	Minted     protocol.VendID // highest id the ledger minted before this process began; 0 is none
 	Fitted     []protocol.Slot // slots that have a motor; nil is all of them
 	Elevator   bool            // pieces are carried to the hatch
 	DropSensor bool            // there is one. Without it no vend is ever Dispensed: see judge
@@ -117,7 +118,7 @@ func New(dial func(context.Context) (io.ReadWriteCloser, error), log *slog.Logge
 	opt.Fitted = slices.Clone(opt.Fitted)
 	b := &Board{dial: dial, log: log, opt: opt, asks: make(chan *ask, asksLength),
 		stale: make(chan struct{}), loose: make(map[protocol.Slot]bool)}
-	b.status.DropSensorOK = opt.DropSensor
+	b.highest, b.status.DropSensorOK = opt.Minted, opt.DropSensor
 	b.status.Faults = b.faults(b.status)
 	return b
 }
@@ -208,23 +209,23 @@ func (b *Board) Result(ctx context.Context, id protocol.VendID) (protocol.Result
 
 // Lock is not in the protocol.
 func (b *Board) Lock(context.Context, time.Duration) error {
-	return fmt.Errorf("lock: %w", ErrUnsupported)
+	return fmt.Errorf("lock: %w", machine.ErrUnsupported)
 }
 
 // Light is not in the protocol.
 func (b *Board) Light(context.Context, int) error {
-	return fmt.Errorf("light: %w", ErrUnsupported)
+	return fmt.Errorf("light: %w", machine.ErrUnsupported)
 }
 
 // TestTurn is refused: such a board turns a motor to the end and cannot be told to
 // stop when a finger leaves the button. It has a test of its own at its keypad.
 func (b *Board) TestTurn(_ context.Context, slot protocol.Slot) error {
-	return fmt.Errorf("test slot %d: %w", slot, ErrUnsupported)
+	return fmt.Errorf("test slot %d: %w", slot, machine.ErrUnsupported)
 }
 
 // Home is refused, like TestTurn.
 func (b *Board) Home(_ context.Context, slot protocol.Slot) error {
-	return fmt.Errorf("home slot %d: %w", slot, ErrUnsupported)
+	return fmt.Errorf("home slot %d: %w", slot, machine.ErrUnsupported)
 }
 
 // Clear takes back a fault that stays until somebody has looked: a runaway, pieces

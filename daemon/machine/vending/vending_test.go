@@ -257,7 +257,7 @@ func TestStatus(t *testing.T) {
 			"lock": r.Lock(r.Context(), time.Second), "light": r.Light(r.Context(), 50),
 			"test": r.TestTurn(r.Context(), 5), "home": r.Home(r.Context(), 5),
 		} {
-			if !errors.Is(err, vending.ErrUnsupported) {
+			if !errors.Is(err, machine.ErrUnsupported) {
 				t.Errorf("%s: %v", what, err)
 			}
 		}
@@ -332,6 +332,19 @@ func TestIDsGoUp(t *testing.T) {
 		r.vend(100, 5)
 		if res := r.vend(7, 5); res != nobody || r.twin.Orders(5) != 65 {
 			t.Errorf("one that is forgotten: %+v, %d orders", res, r.twin.Orders(5))
+		}
+	})
+}
+
+// What was minted before this process began may have turned then.
+func TestMintedBefore(t *testing.T) {
+	run(t, sim.Options{}, vending.Options{DropSensor: true, Minted: 7}, func(r rig) {
+		r.twin.Load(5, 9)
+		if res := r.vend(7, 5); res != nobody || r.twin.Orders(5) != 0 {
+			t.Errorf("an id of before: %+v, %d orders", res, r.twin.Orders(5))
+		}
+		if res := r.vend(8, 5); res.Outcome != protocol.Dispensed {
+			t.Errorf("a new one: %+v", res)
 		}
 	})
 }
@@ -435,7 +448,7 @@ func TestBoardRestarts(t *testing.T) {
 		}
 		r.twin.Sync()
 		r.await("a session more", func(s machine.Status) bool { return s.Up && s.Session == 3 })
-		if res := r.vend(2, 5); res != kept(protocol.FaultUnknownVend) {
+		if res := r.vend(2, 5); res != kept(protocol.FaultBoardSilent) {
 			t.Errorf("while its end may still be told: %+v", res)
 		}
 		time.Sleep(3 * time.Minute)
@@ -481,7 +494,7 @@ func TestKeypad(t *testing.T) {
 			t.Errorf("right after a choice: %+v", res)
 		}
 		time.Sleep(time.Minute)
-		if res := r.vend(2, 5); res != kept(protocol.FaultUnknownVend) || r.twin.Orders(5) != 0 {
+		if res := r.vend(2, 5); res != kept(protocol.FaultBoardSilent) || r.twin.Orders(5) != 0 {
 			t.Errorf("what was chosen, while its end may be told: %+v", res)
 		}
 		time.Sleep(2 * time.Minute)

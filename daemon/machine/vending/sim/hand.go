@@ -89,6 +89,12 @@ func (v *VMC) Orders(slot protocol.Slot) (n int) {
 	return n
 }
 
+// Turning reports that a motor has power, for whatever reason.
+func (v *VMC) Turning() (on bool) {
+	v.do(func(time.Time) { on = v.motion != nil })
+	return on
+}
+
 // Fallen returns how many pieces really fell from slot.
 func (v *VMC) Fallen(slot protocol.Slot) (n int) {
 	v.do(func(time.Time) { n = v.fallen[slot] })
