@@ -136,6 +136,8 @@ type kioskLine struct {
 
 type kioskDistrict struct {
 	Broker string   `toml:"broker"`
+	TLS    string   `toml:"tls"`
+	Enrol  string   `toml:"enrol"`
 	Keys   []string `toml:"keys"`
 }
 
