@@ -14,7 +14,7 @@ PACKAGES += clang-14 libclang-rt-14-dev llvm-14 cppcheck gcovr
 # and a simulated computer whose kernel has GPIO lines.
 PACKAGES += qemu-system-arm
 
-.PHONY: demo build firmware guest test tools check generated arm64 desk pictures fuzz mutants soak bench font clean
+.PHONY: demo build firmware guest test tools check generated arm64 desk pictures fuzz mutants soak bench font voice clean
 
 # make demo ARGS=--firmware runs the machine's motor board on its real firmware.
 demo: build $(if $(findstring firmware,$(ARGS)),firmware)
@@ -107,6 +107,11 @@ font:
 			--flavor=woff2 --layout-features=tnum,locl --no-hinting --desubroutinize --name-IDs=0,1,2,3,4,5,6,13,14 \
 			--output-file=daemon/web/assets/$${w##*:}.woff2; \
 	done
+
+# voice records the lines whose words have changed. It needs Debian's espeak-ng and
+# opus-tools; its result is committed, and a folder of better recordings can take its place.
+voice:
+	$(GO) run ./daemon/voice/gen daemon/voice/clips
 
 clean:
 	rm -rf .build

@@ -45,7 +45,9 @@ var allowed = map[string]string{
 	"daemon/scan/sim":  "",
 	"daemon/staff":     "protocol",
 	"daemon/uplink":    "protocol",
-	"daemon/web":       "protocol daemon/kiosk daemon/words",
+	"daemon/voice":     "daemon/words", // the lines to speak are phrases of the catalogue
+	"daemon/voice/gen": "daemon/voice daemon/words",
+	"daemon/web":       "protocol daemon/kiosk daemon/voice daemon/words",
 	"daemon/words":     "",
 	"cmd/kioskd":       "protocol daemon/card daemon/config daemon/dispense daemon/kiosk daemon/ledger daemon/machine daemon/port daemon/uplink daemon/web daemon/identity",
 	"cmd/districtd":    "protocol daemon/config daemon/district daemon/identity daemon/identity/backup",

@@ -72,6 +72,17 @@ type Guard interface {
 	Watch() (Condition, <-chan struct{})
 }
 
+// Jack is the socket for headphones.
+type Jack interface {
+	// Watch returns whether a plug is in, and a channel closed when that changes.
+	Watch() (in bool, stale <-chan struct{})
+}
+
+// noJack is a machine whose socket, if it has one, does not tell.
+type noJack struct{}
+
+func (noJack) Watch() (bool, <-chan struct{}) { return false, nil }
+
 // Condition is the machine as far as a session must know it.
 type Condition struct {
 	Closed  protocol.Fault // why nobody is served; 0: open
@@ -87,6 +98,7 @@ const (
 	coverTime    = 20 * time.Second // on the cover, then the session ends
 	doneTime     = 8 * time.Second  // on the last screen
 	takeTime     = 30 * time.Second // on the hatch screen: without a hatch sensor nobody can tell longer
+	takeAgain    = 15 * time.Second // then the voice says once more where it lies
 	checkTime    = 8 * time.Second  // to read and judge a card
 	firstTime    = 2 * time.Second  // card first: the notice is shown this long before the card is read
 	holdTime     = 60 * time.Second // how long a card that was read stays good for another choice
@@ -111,6 +123,7 @@ type Options struct {
 	Machine protocol.MachineID
 	Zone    *time.Location // of dates on the screen
 	Consent bool           // the card's text is read only after a tap (consent = tap)
+	Jack    Jack           // nil: nobody can tell whether headphones are in, so nothing private is ever spoken
 	Log     *slog.Logger
 	// Desired returns the desired state in force; ok is false before the first.
 	Desired func() (d protocol.Desired, ok bool)
@@ -135,7 +148,8 @@ type Kiosk struct {
 	touched  time.Time // when somebody last did something
 	cardWas  bool      // a card lay on the reader when we last looked
 	left     leftover
-	modesDue bool // modes differ from the default and end with the session
+	modesDue bool // modes differ from the usual and end with the session
+	plugged  bool // headphones were in when we last looked
 }
 
 type press struct {
@@ -148,7 +162,10 @@ type press struct {
 func New(cards Cards, shelf Shelf, counter Counter, guard Guard, o Options) *Kiosk {
 	k := &Kiosk{cards: cards, shelf: shelf, counter: counter, guard: guard, o: o,
 		taps: make(chan press, tapQueue), changed: make(chan struct{})}
-	k.now = View{Screen: Fault, Code: protocol.FaultBoardSilent.Code(), Open: true, Modes: Modes{Lang: ZH}, Now: time.Now().In(o.Zone)}
+	if k.o.Jack == nil {
+		k.o.Jack = noJack{}
+	}
+	k.now = View{Screen: Fault, Code: protocol.FaultBoardSilent.Code(), Open: true, Modes: usual(), Now: time.Now().In(o.Zone)}
 	k.now.Place = k.place()
 	k.view = k.now
 	return k
@@ -465,7 +482,7 @@ func (k *Kiosk) unsure(ctx context.Context) {
 func (k *Kiosk) hatch(ctx context.Context, next time.Time) {
 	for _, again := range []bool{false, true} {
 		k.show(View{Screen: Take, LookAgain: again})
-		c := k.wait(ctx, pause{busy: true, ends: takeTime, taps: []Tap{TapNext, TapOther}})
+		c := k.wait(ctx, pause{busy: true, ends: takeTime, again: takeAgain, taps: []Tap{TapNext, TapOther}})
 		if c.what != cueTap || c.tap != TapOther {
 			k.show(View{Screen: Done, Next: next})
 			k.wait(ctx, pause{busy: true, ends: doneTime, taps: []Tap{TapNext}})

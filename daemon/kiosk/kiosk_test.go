@@ -50,6 +50,7 @@ type desk struct {
 	t     *testing.T
 	cards *signal[Presence]
 	cond  *signal[Condition]
+	jack  *signal[bool]
 	stock *signal[map[protocol.ProductID]bool]
 	note  func(format string, a ...any)
 
@@ -212,6 +213,9 @@ func summary(v View) string {
 	say(v.Modes.Big, "big")
 	say(v.Modes.Contrast, "contrast")
 	say(v.Modes.Discreet, "discreet")
+	say(v.Modes.Voice, "voice %d", v.Modes.Volume)
+	say(v.Phones, "phones")
+	say(v.Repeat > 0, "again %d", v.Repeat)
 	for _, p := range v.Products {
 		say(p.Stock, "%s", p.Letter)
 		say(!p.Stock, "(%s)", p.Letter)
@@ -242,12 +246,12 @@ func morning(t *testing.T, script string) string {
 		fmt.Fprintf(&out, "%9.3f  %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, a...))
 	}
 	d := &desk{t: t, note: note,
-		cards: newSignal(Presence{Ready: true}), cond: newSignal(Condition{}),
+		cards: newSignal(Presence{Ready: true}), cond: newSignal(Condition{}), jack: newSignal(false),
 		stock: newSignal(map[protocol.ProductID]bool{"condom-52": true, "gel": true}),
 		takes: 3 * time.Second, ends: protocol.Dispensed}
 	policy := protocol.Policy{AgeFrom: 18, Rules: []protocol.Rule{{Max: 1, Per: protocol.PerDays, Days: 30}}}
 	k := New(reader{d}, shelf{d}, d, guard{d}, Options{Machine: "m-1", Zone: time.UTC, Consent: strings.Contains(script, "> consent tap"),
-		Log:     slog.New(slog.DiscardHandler),
+		Jack: d.jack, Log: slog.New(slog.DiscardHandler),
 		Desired: func() (protocol.Desired, bool) { return protocol.Desired{Policy: policy}, true }})
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
@@ -332,6 +336,8 @@ func (d *desk) play(k *Kiosk, f []string, line string) {
 		d.cards.set(Presence{Ready: true, Card: true})
 	case "lift":
 		d.cards.set(Presence{Ready: true})
+	case "plug":
+		d.jack.set(arg(1) == "in")
 	case "dated":
 		d.mu.Lock()
 		d.dated = true

@@ -44,6 +44,8 @@ const (
 	TapBig      Tap = "big"      // large text on or off
 	TapContrast Tap = "contrast" // high contrast on or off
 	TapDiscreet Tap = "discreet" // product names hidden or shown
+	TapVoice    Tap = "voice"    // the voice on or off
+	TapVolume   Tap = "volume"   // the voice one step louder, after the loudest the softest
 )
 
 // Lang is a language of the screen.
@@ -60,7 +62,15 @@ type Modes struct {
 	Big      bool // large text
 	Contrast bool // black ground
 	Discreet bool // product names hidden
+	Voice    bool // lines are spoken
+	Volume   int  // of the voice: 1 to MaxVolume
 }
+
+// MaxVolume is the loudest step of the voice; everybody begins in the middle.
+const MaxVolume = 5
+
+// usual are the modes that every session begins with.
+func usual() Modes { return Modes{Lang: ZH, Volume: (MaxVolume + 1) / 2} }
 
 // View is everything the page needs to draw. It holds nothing personal; the only
 // personal outcome is a date.
@@ -86,6 +96,8 @@ type View struct {
 	Code      string    // fault: small staff code, F-103
 	Open      bool      // fault: a vend may be open, so "nothing was counted" is not said
 	Dim       bool      // attract: nobody for 10 minutes
+	Phones    bool      // headphones are plugged in: what is private may be spoken
+	Repeat    int       // take: how often the voice's line is due again
 	Beep      uint64    // rises when the reader's beep is due, and when a card left lying calls
 
 	Place Place // what differs from place to place

@@ -14,6 +14,7 @@ type pause struct {
 	taps    []Tap           // taps that end it
 	idle    time.Duration   // without touch: then the cover, then the session ends; 0: never
 	ends    time.Duration   // then it ends quietly, without a cover; 0: never
+	again   time.Duration   // then the voice says its line once more; 0: never
 	rest    bool            // a waiting screen: modes end after a while, the screen dims
 	busy    bool            // a fault must not end it
 	closed  protocol.Fault  // the fault screen: ends when the machine's condition is another
@@ -57,6 +58,8 @@ func (k *Kiosk) wait(ctx context.Context, p pause) cue {
 	for {
 		cond, stale := k.guard.Watch()
 		pres, moved := k.cards.Watch()
+		phones, plug := k.o.Jack.Watch()
+		k.listen(phones)
 		laid := pres.Card && !k.cardWas
 		k.cardWas = pres.Card
 		now := time.Now()
@@ -83,6 +86,7 @@ func (k *Kiosk) wait(ctx context.Context, p pause) cue {
 		case <-alarm.C:
 		case <-stale:
 		case <-moved:
+		case <-plug:
 		case <-p.shelf:
 			alarm.Stop()
 			return cue{what: cueShelf}
@@ -141,7 +145,7 @@ func (k *Kiosk) tick(now, begun time.Time, p pause, cond Condition) time.Time {
 		}
 	case p.rest:
 		if quiet >= idleTime && k.modesDue {
-			v.Modes, k.modesDue = Modes{Lang: ZH}, false
+			v.Modes, k.modesDue = k.fresh(), false
 		}
 		v.Dim = quiet >= dimTime
 		switch {
@@ -154,7 +158,12 @@ func (k *Kiosk) tick(now, begun time.Time, p pause, cond Condition) time.Time {
 	if next := k.left.next(now); !next.IsZero() {
 		sooner(next)
 	}
-	v.CardLeft, v.Beep = k.left.calling, k.now.Beep
+	if said := begun.Add(p.again); p.again > 0 && now.Before(said) {
+		sooner(said)
+	} else if p.again > 0 {
+		v.Repeat = 1
+	}
+	v.CardLeft, v.Beep, v.Phones = k.left.calling, k.now.Beep, k.plugged
 	v.Open = p.unsure || p.closed != 0 && cond.Open
 	k.publish(v)
 	return due
@@ -172,7 +181,7 @@ func (k *Kiosk) press(p pause, t press) (c cue, ends bool) {
 			return cue{}, false // the cover has two buttons
 		}
 		if !dim {
-			k.now.Modes, k.modesDue = flipped, flipped != Modes{Lang: ZH}
+			k.now.Modes, k.modesDue = flipped, flipped != k.fresh()
 		}
 		k.lastTap = now
 		k.touch(now)
@@ -209,8 +218,24 @@ func (m Modes) flip(t Tap) Modes {
 		m.Contrast = !m.Contrast
 	case TapDiscreet:
 		m.Discreet = !m.Discreet
+	case TapVoice:
+		m.Voice = !m.Voice
+	case TapVolume:
+		m.Volume = m.Volume%MaxVolume + 1
 	}
 	return m
+}
+
+// listen starts the voice when headphones are plugged in, whatever is on the
+// screen, and ends it when they are pulled: what was private in the ear must not go
+// on from the loudspeaker.
+func (k *Kiosk) listen(phones bool) {
+	if phones == k.plugged {
+		return
+	}
+	k.plugged = phones
+	k.now.Modes.Voice, k.modesDue = phones, true
+	k.touch(time.Now())
 }
 
 func (k *Kiosk) touch(now time.Time) { k.touched = now }
@@ -219,7 +244,7 @@ func (k *Kiosk) touch(now time.Time) { k.touched = now }
 // screen that is only drawn again, because the stock changed, keeps its serial: a
 // finger on its way to a button that is still there does not miss.
 func (k *Kiosk) show(v View) {
-	v.Modes, v.Beep, v.CardLeft, v.Serial = k.now.Modes, k.now.Beep, k.left.calling, k.now.Serial
+	v.Modes, v.Beep, v.CardLeft, v.Serial, v.Phones = k.now.Modes, k.now.Beep, k.left.calling, k.now.Serial, k.plugged
 	if v.Screen != k.now.Screen || v.Covered != k.now.Covered || v.LookAgain || v.Serial == 0 {
 		v.Serial++
 	}
@@ -247,7 +272,15 @@ func (k *Kiosk) publish(v View) {
 
 // clear ends a session: nothing of it is left on the screen.
 func (k *Kiosk) clear() {
-	k.now.Modes, k.modesDue = Modes{Lang: ZH}, false
+	k.now.Modes, k.modesDue = k.fresh(), false
+}
+
+// fresh are the modes for whoever comes next. Who wears headphones already is
+// served in words from the start.
+func (k *Kiosk) fresh() Modes {
+	m := usual()
+	m.Voice = k.plugged
+	return m
 }
 
 // leftover watches over a card that stays on the reader after its answer.

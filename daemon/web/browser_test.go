@@ -176,6 +176,7 @@ func TestBrowser(t *testing.T) {
 	t.Run("updates in place", b.testUpdatesInPlace)
 	t.Run("fingers", b.testFingers)
 	t.Run("first paint", b.testFirstPaint)
+	t.Run("voice", b.testVoice)
 	t.Run("lost", b.testLost)
 }
 
@@ -314,7 +315,7 @@ func (b *tab) testKeysOnly(t *testing.T) {
 		{"idle", []string{tab, enter}, press{Tap: kiosk.TapNext}},
 		{"idle", []string{tab, tab, enter}, press{Tap: kiosk.TapOther}},
 		{"idle", []string{tab, tab, tab, enter}, press{Tap: kiosk.TapNext}}, // round and round within the cover
-		{"attract", []string{up, enter}, press{Tap: kiosk.TapDiscreet}},
+		{"attract", []string{up, enter}, press{Tap: kiosk.TapVoice}},
 		{"attract", []string{tab, tab, enter}, press{Tap: kiosk.TapLang}},
 	}
 	for i, step := range flow {
@@ -434,6 +435,44 @@ func (b *tab) testFirstPaint(t *testing.T) {
 	if said := b.complaints(); len(said) > 0 {
 		t.Errorf("the browser said %q", said)
 	}
+}
+
+// The voice says each new screen, then each control that takes the focus, and the
+// screen's line again while the round key is held. Every clip plays to its end in a
+// real browser.
+func (b *tab) testVoice(t *testing.T) {
+	b.open(t)
+	b.script(`window.said = []; new MutationObserver(() => { const s = document.documentElement.dataset.saying; if (s) said.push(s); })
+		.observe(document.documentElement, {attributes: true, attributeFilter: ['data-saying']});`)
+	aloud := func(scene string, f func(*kiosk.View)) kiosk.View {
+		v := sceneNamed(t, scene)
+		v.Modes.Voice, v.Modes.Volume = true, 3
+		f(&v)
+		return v
+	}
+	heard := func(want string) {
+		t.Helper()
+		b.await(fmt.Sprintf(`said.join(' ') === %q`, want))
+		b.script(`said.length = 0;`)
+	}
+	b.show(sceneNamed(t, "early"))
+	b.show(aloud("early", func(v *kiosk.View) { v.Phones = true }))
+	heard("say.early say.next say.month.12 say.day.9 say.weekday.3")
+	b.await(`document.documentElement.dataset.saying === ''`)
+	b.press(kb.Tab)
+	heard("early.cta")
+	b.await(`document.documentElement.dataset.saying === ''`)
+	b.show(aloud("take", func(*kiosk.View) {}))
+	heard("take.voice")
+	b.stage.change(func(v *kiosk.View) { v.Repeat = 1 })
+	heard("take.voice")
+	b.script(`dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter'}));`)
+	heard("take.voice")
+	b.script(`dispatchEvent(new KeyboardEvent('keyup', {key: 'Enter'}));`)
+	b.stage.change(func(v *kiosk.View) { v.Modes.Lang = kiosk.EN })
+	heard("take.voice")
+	b.stage.change(func(v *kiosk.View) { v.Modes.Voice = false })
+	b.await(`document.documentElement.dataset.saying === ''`)
 }
 
 // A page whose daemon is gone covers itself, and comes back by itself.

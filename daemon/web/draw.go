@@ -7,8 +7,10 @@ import (
 	"html/template"
 	"maps"
 	"strconv"
+	"strings"
 
 	"yaoju/daemon/kiosk"
+	"yaoju/daemon/voice"
 	"yaoju/daemon/words"
 	"yaoju/protocol"
 )
@@ -22,12 +24,13 @@ const (
 // painter turns a view into markup. It never changes after newPainter.
 type painter struct {
 	book  *words.Book
+	clips *voice.Clips
 	files *assets
 	pages *template.Template
 }
 
-func newPainter(book *words.Book, files *assets) *painter {
-	return &painter{book: book, files: files, pages: template.Must(template.ParseFS(assetFiles, "assets/*.html"))}
+func newPainter(book *words.Book, clips *voice.Clips, files *assets) *painter {
+	return &painter{book: book, clips: clips, files: files, pages: template.Must(template.ParseFS(assetFiles, "assets/*.html"))}
 }
 
 // message is one picture on its way to the page: what the shell holds at first,
@@ -42,6 +45,8 @@ type message struct {
 	Main   template.HTML     `json:"main"`
 	Util   template.HTML     `json:"util"`
 	Say    string            `json:"say"`
+	Speak  string            `json:"speak"` // clips of this screen, in order, with a space between
+	Turn   string            `json:"turn"`  // if it differs, they are due
 	Beep   uint64            `json:"beep"`
 	Quiet  bool              `json:"quiet"` // no tick at night
 }
@@ -106,12 +111,15 @@ func (p *painter) picture(v kiosk.View) message {
 			"data-theme":   attr(v.Modes.Contrast, "contrast"),
 			"data-dim":     attr(v.Dim && v.Screen == kiosk.Attract, "1"),
 			"data-covered": attr(v.Covered, "1"),
+			"data-voice":   attr(v.Modes.Voice, strconv.Itoa(v.Modes.Volume)),
 		},
 		Title: p.book.Text(s.lang(), "service", nil),
 		Top:   part("top"),
 		Main:  part(body),
 		Util:  part("util"),
-		Say:   s.say(),
+		Say:   s.Text(s.line()),
+		Speak: strings.Join(s.speech(), " "),
+		Turn:  fmt.Sprintf("%d.%t.%t.%s.%t.%d", v.Serial, v.Covered, s.CallCard(), s.lang(), v.Phones, v.Repeat),
 		Beep:  v.Beep,
 		Quiet: hour >= nightFrom || hour < nightTo,
 	}
@@ -128,6 +136,7 @@ func attr(on bool, value string) string {
 type scene struct {
 	kiosk.View
 	book  *words.Book
+	clips *voice.Clips
 	files *assets
 	vars  map[string]string
 }
@@ -136,7 +145,7 @@ func (p *painter) scene(v kiosk.View) scene {
 	if v.Modes.Lang != kiosk.EN {
 		v.Modes.Lang = kiosk.ZH
 	}
-	s := scene{View: v, book: p.book, files: p.files}
+	s := scene{View: v, book: p.book, clips: p.clips, files: p.files}
 	pl := v.Place
 	s.vars = map[string]string{
 		"machine":   string(pl.Machine),
@@ -214,6 +223,7 @@ func drawing(from map[string]template.HTML, name string) template.HTML {
 // Button is one control of a screen.
 type button struct {
 	Tap   kiosk.Tap
+	Aloud template.HTMLAttr // what the voice says when it has the focus
 	Class string
 	Icon  template.HTML // empty: none
 	Words template.HTML
@@ -231,7 +241,7 @@ func (s scene) Second(tap kiosk.Tap, icon, key string) button {
 }
 
 func (s scene) button(tap kiosk.Tap, class, icon, key string) button {
-	b := button{Tap: tap, Class: class, Words: s.T(key)}
+	b := button{Tap: tap, Aloud: s.Aloud(key), Class: class, Words: s.T(key)}
 	if icon != "" {
 		b.Icon = s.Icon(icon)
 	}
@@ -306,53 +316,54 @@ func (s scene) NearKey() string {
 	return "fault.near"
 }
 
-// say is the line that a screen reader speaks. It tells no result.
-func (s scene) say() string {
+// line is the phrase that a screen reader speaks, and the loudspeaker. It tells no
+// result.
+func (s scene) line() string {
 	switch {
 	case s.Covered:
-		return s.Text("idle.voice")
+		return "idle.voice"
 	case s.CardLeft:
-		return s.Text("left.voice")
+		return "left.voice"
 	}
 	switch s.Screen {
 	case kiosk.Attract:
-		return s.Text("attract.voice")
+		return "attract.voice"
 	case kiosk.Choose:
-		return s.Text("choose.voice")
+		return "choose.voice"
 	case kiosk.Scan:
-		return s.Text("scan.voice")
+		return "scan.voice"
 	case kiosk.Checking:
-		return s.Text("checking.voice")
+		return "checking.voice"
 	case kiosk.Dispense:
-		return s.Text("dispense.voice")
+		return "dispense.voice"
 	case kiosk.Take:
 		if s.LookAgain {
-			return s.Text("again.voice")
+			return "again.voice"
 		}
-		return s.Text("take.voice")
+		return "take.voice"
 	case kiosk.Done:
-		return s.Text("done.voice")
+		return "done.voice"
 	case kiosk.Early:
-		return s.Text("early.voice")
+		return "early.voice"
 	case kiosk.Age:
-		return s.Text("age.voice")
+		return "age.voice"
 	case kiosk.Expired:
-		return s.Text("expired.voice")
+		return "expired.voice"
 	case kiosk.CardFail:
-		return s.Text("cardfail.voice")
+		return "cardfail.voice"
 	case kiosk.Empty:
 		if len(s.Place.Nearby) == 0 {
-			return s.Text("empty.voice.alone")
+			return "empty.alone.voice"
 		}
-		return s.Text("empty.voice")
+		return "empty.voice"
 	case kiosk.Jam:
-		return s.Text("jam.voice")
+		return "jam.voice"
 	case kiosk.Unsure:
-		return s.Text("unsure.voice")
+		return "unsure.voice"
 	case kiosk.Fault:
-		return s.Text(s.Trouble().Voice)
+		return s.Trouble().Voice
 	}
-	return s.Text("privacy.title") // the notice itself is read line by line
+	return "privacy.title" // the notice itself is read line by line
 }
 
 // trouble is how the screen explains that nobody is served.

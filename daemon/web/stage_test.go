@@ -169,4 +169,5 @@ var looks = []struct {
 	{"big", func(m *kiosk.Modes) { m.Big = true }},
 	{"contrast", func(m *kiosk.Modes) { m.Contrast = true }},
 	{"en-big", func(m *kiosk.Modes) { m.Lang, m.Big = kiosk.EN, true }},
+	{"en-voice", func(m *kiosk.Modes) { m.Lang, m.Voice, m.Volume = kiosk.EN, true, 5 }},
 }

@@ -19,6 +19,7 @@ import (
 	"slices"
 
 	"yaoju/daemon/kiosk"
+	"yaoju/daemon/voice"
 	"yaoju/daemon/words"
 	"yaoju/protocol"
 )
@@ -35,6 +36,7 @@ type Session interface {
 type Options struct {
 	Hosts []string // exact values of the Host header that are answered, such as "127.0.0.1:8080"
 	Frame string   // origin that may show the page in a frame: the demo bench; empty: nobody
+	Voice string   // folder of recordings that take the place of the built-in ones; empty: none
 	Log   *slog.Logger
 }
 
@@ -46,6 +48,7 @@ type screen struct {
 	session Session
 	draw    *painter
 	streams streams
+	pulse   pulse
 	log     *slog.Logger
 	start   string // names this start of the program: a page of an earlier one reloads itself
 	token   string // what a page must show to be allowed to tap
@@ -59,12 +62,15 @@ func New(s Session, o Options) http.Handler {
 		panic(err) // the catalogue is part of the program, and its test reads it too
 	}
 	files := loadAssets()
-	c := &screen{session: s, draw: newPainter(book, files), log: o.Log, start: rand.Text(), token: rand.Text()}
+	c := &screen{session: s, draw: newPainter(book, voice.New(book, o.Voice), files), log: o.Log, start: rand.Text(), token: rand.Text()}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", c.page)
 	mux.HandleFunc("GET /events", c.events)
 	mux.HandleFunc("POST /tap", c.tap)
+	mux.HandleFunc("POST /beat", c.pulse.beat)
+	mux.HandleFunc("GET /beat", c.pulse.ask)
 	mux.Handle("GET /assets/{name}", files)
+	mux.HandleFunc("GET /voice/{lang}/{name}", c.clip)
 	// A page on another origin can neither post nor, once its name was bound to
 	// the loopback address, pass for us: the Host check sees the name it used.
 	return c.guard(o, http.NewCrossOriginProtection().Handler(mux))
@@ -78,7 +84,7 @@ func (c *screen) guard(o Options, next http.Handler) http.Handler {
 	if o.Frame != "" {
 		frame = o.Frame
 	}
-	policy := "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self'; connect-src 'self'; " +
+	policy := "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self'; media-src 'self'; connect-src 'self'; " +
 		"base-uri 'none'; form-action 'none'; frame-ancestors " + frame
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -158,7 +164,7 @@ func decodePress(b []byte) (press, error) {
 			return press{}, fmt.Errorf("tap: %w", err)
 		}
 	case kiosk.TapNext, kiosk.TapBack, kiosk.TapOther, kiosk.TapMore,
-		kiosk.TapLang, kiosk.TapBig, kiosk.TapContrast, kiosk.TapDiscreet:
+		kiosk.TapLang, kiosk.TapBig, kiosk.TapContrast, kiosk.TapDiscreet, kiosk.TapVoice, kiosk.TapVolume:
 		if p.Product != "" {
 			return press{}, fmt.Errorf("tap %q names a product", p.Tap)
 		}

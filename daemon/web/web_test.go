@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"yaoju/daemon/kiosk"
+	"yaoju/daemon/voice"
 	"yaoju/daemon/words"
 	"yaoju/protocol"
 )
@@ -85,6 +86,11 @@ func TestRequests(t *testing.T) {
 		{"page by DELETE", "DELETE", "/", "", nil, 405},
 		{"no such page", "GET", "/admin", "", nil, 404},
 		{"no such file", "GET", "/assets/kiosk.js", "", nil, 404},
+		{"a clip", "GET", "/voice/en/attract.voice.opus", "", nil, 200},
+		{"no such clip", "GET", "/voice/en/attract.title.opus", "", nil, 404},
+		{"no such language", "GET", "/voice/fr/attract.voice.opus", "", nil, 404},
+		{"outside the clips", "GET", "/voice/en/..%2findex.json", "", nil, 404},
+		{"not a clip", "GET", "/voice/en/attract.voice", "", nil, 404},
 		{"outside the files", "GET", "/assets/..%2f..%2fetc%2fpasswd", "", nil, 404},
 		{"a form", "POST", "/tap", good, set("Content-Type", "text/plain"), 415},
 		{"no type", "POST", "/tap", good, func(r *http.Request) { r.Header.Del("Content-Type") }, 415},
@@ -381,7 +387,7 @@ func TestFacts(t *testing.T) {
 				t.Fatal(err)
 			}
 			var got []string
-			for _, f := range newPainter(book, loadAssets()).scene(v).Facts() {
+			for _, f := range newPainter(book, voice.New(book, ""), loadAssets()).scene(v).Facts() {
 				got = append(got, strings.ReplaceAll(string(f.Words), "\u00a0", " "))
 			}
 			var want []string

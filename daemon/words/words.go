@@ -1,6 +1,6 @@
 // Package words owns every word the screens show, in both languages: one
-// catalogue for the machine's pages and one for the district's console, and how
-// dates are written. It knows no screen, no page and no state: callers name a
+// catalogue for the machine's pages and one for the district's console, what is only
+// ever spoken, and how dates are written. It knows no screen, no page and no state: callers name a
 // key and hand in the values.
 //
 // In a Chinese phrase '|' marks a place where a line may break; {name} is
@@ -21,7 +21,7 @@ import (
 	"strings"
 )
 
-//go:embed kiosk.json console.json
+//go:embed kiosk.json console.json voice.json
 var files embed.FS
 
 // Book is the catalogue. It never changes after Load, so any number of
@@ -40,7 +40,7 @@ type phrase struct {
 func Load() (*Book, error) {
 	b := &Book{phrases: map[string]phrase{}}
 	var errs []error
-	for _, name := range []string{"kiosk.json", "console.json"} {
+	for _, name := range []string{"kiosk.json", "console.json", "voice.json"} {
 		text, err := files.ReadFile(name)
 		if err != nil {
 			return nil, fmt.Errorf("words: %w", err)

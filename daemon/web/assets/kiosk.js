@@ -49,6 +49,7 @@
     top.inert = util.inert = 'covered' in root.dataset;
     if (fresh || say.textContent !== m.say) say.textContent = m.say;
     if (fresh) main.querySelector('h1').focus({ preventScroll: true });
+    speech(m.turn, m.speak);
     if (m.beep > beeps) sound(1760, 0.16, 0.2);
     beeps = m.beep;
     root.dataset.drawn = key; // what is on the screen now, for whoever looks from outside
@@ -139,6 +140,49 @@
     tone.stop(audio.currentTime + seconds);
   }
 
+  // ---- voice ----
+
+  // One recording after the other; whatever comes next cuts off what is being said.
+  const player = new Audio();
+  let queue = [], turn = null, line = '';
+  player.addEventListener('ended', next);
+  player.addEventListener('error', next); // a line that cannot be played is passed over
+  function next() {
+    const clip = queue.shift();
+    root.dataset.saying = clip || ''; // for whoever looks from outside
+    if (!clip) return;
+    player.src = `/voice/${root.lang === 'en' ? 'en' : 'zh-CN'}/${clip}.opus`;
+    player.volume = (Number(root.dataset.voice) / 5) ** 2; // steps that sound even
+    player.play().catch(() => { /* 'error' has told, or another line came */ });
+  }
+  function speak(clips) {
+    player.pause();
+    queue = root.dataset.voice ? clips.split(' ').filter(Boolean) : [];
+    next();
+  }
+  function speech(now, clips) {
+    now += 'voice' in root.dataset;
+    line = clips;
+    if (now !== turn) speak(clips);
+    turn = now;
+    player.volume = (Number(root.dataset.voice || 0) / 5) ** 2;
+  }
+  // A control says its name when it takes the focus, but not together with a new
+  // screen, whose heading has it.
+  addEventListener('focusin', (e) => {
+    const clips = e.target.dataset.say;
+    if (clips) speak(clips);
+  });
+  // The round key held down says the screen's line again.
+  let held = null;
+  const letGo = () => { clearTimeout(held); held = null; };
+  addEventListener('keydown', (e) => {
+    if (e.key === 'Enter' && !e.repeat) { letGo(); held = setTimeout(() => speak(line), 700); }
+  });
+  addEventListener('keyup', letGo);
+  addEventListener('blur', letGo);
+  speech(root.dataset.turn, root.dataset.speak);
+
   // ---- the line to the daemon ----
 
   let lastHeard = 0, waitMS = 250, gone = null;
@@ -159,6 +203,11 @@
       top.inert = main.inert = util.inert = true;
     }, 3000);
   }
+  // drawn tells the daemon that this page is really on a screen. Whoever keeps the
+  // browser asks the daemon, and starts another browser when this stays away.
+  function drawn() {
+    requestAnimationFrame(() => { fetch('/beat', { method: 'POST' }).catch(() => { /* the stream notices too */ }); });
+  }
   function follow() {
     const line = new EventSource('/events');
     lastHeard = performance.now();
@@ -175,7 +224,8 @@
     // A daemon that hangs closes nothing: three missed beats count as gone.
     const watch = setInterval(() => { if (performance.now() - lastHeard > 45000) again(); }, 5000);
     line.addEventListener('message', (e) => { heard(); show(JSON.parse(e.data)); });
-    line.addEventListener('beat', heard);
+    line.addEventListener('beat', () => { heard(); drawn(); });
+    line.addEventListener('open', drawn);
     line.addEventListener('error', again);
   }
   follow();
