@@ -169,7 +169,7 @@ const (
 )
 
 func pick(p protocol.ProductID) string {
-	return fmt.Sprintf(`main [data-tap=pick][data-product=%q]`, p)
+	return fmt.Sprintf(`main [data-tap=pick][data-arg=%q]`, p)
 }
 
 // A resident walks through every answer the machine can give, on the real page of

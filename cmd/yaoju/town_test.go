@@ -186,7 +186,7 @@ func (p *person) tap(tap string, product protocol.ProductID) {
 		if at != screen && at != "" {
 			return
 		}
-		body, err := json.Marshal(map[string]any{"token": token, "serial": serial, "tap": tap, "product": product})
+		body, err := json.Marshal(map[string]any{"token": token, "serial": serial, "tap": tap, "arg": product})
 		if err != nil {
 			p.t.Fatal(err)
 		}

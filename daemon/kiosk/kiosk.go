@@ -87,6 +87,7 @@ func (noJack) Watch() (bool, <-chan struct{}) { return false, nil }
 type Condition struct {
 	Closed  protocol.Fault // why nobody is served; 0: open
 	Open    bool           // a vend may be open: nobody can promise that nothing was counted
+	Door    bool           // the service door is open, or nobody can tell
 	Percent int            // progress of the motor that turns, 0 to 100
 }
 
@@ -123,7 +124,8 @@ type Options struct {
 	Machine protocol.MachineID
 	Zone    *time.Location // of dates on the screen
 	Consent bool           // the card's text is read only after a tap (consent = tap)
-	Jack    Jack           // nil: nobody can tell whether headphones are in, so nothing private is ever spoken
+	Service Service
+	Jack    Jack // nil: nobody can tell whether headphones are in, so nothing private is ever spoken
 	Log     *slog.Logger
 	// Desired returns the desired state in force; ok is false before the first.
 	Desired func() (d protocol.Desired, ok bool)
@@ -153,9 +155,9 @@ type Kiosk struct {
 }
 
 type press struct {
-	serial  uint64
-	tap     Tap
-	product protocol.ProductID
+	serial uint64
+	tap    Tap
+	arg    string
 }
 
 // New returns a kiosk that shows nothing until Run.
@@ -178,11 +180,11 @@ func (k *Kiosk) Watch() (View, <-chan struct{}) {
 	return k.view, k.changed
 }
 
-// Tap says that a button was pressed on the screen with this serial. It never
-// blocks; a tap too many is dropped, as it would be by a person.
-func (k *Kiosk) Tap(serial uint64, t Tap, p protocol.ProductID) {
+// Tap says that a button was pressed on the screen with this serial; arg is what some
+// of them say besides, such as a product. It never blocks; a tap too many is dropped, as it would be by a person.
+func (k *Kiosk) Tap(serial uint64, t Tap, arg string) {
 	select {
-	case k.taps <- press{serial, t, p}:
+	case k.taps <- press{serial, t, arg}:
 	default:
 	}
 }
@@ -212,6 +214,8 @@ func (k *Kiosk) rest(ctx context.Context) (redraw bool) {
 		k.o.Log.Error("shelf not readable", "err", err)
 		k.show(View{Screen: Fault, Code: protocol.FaultLedger.Code(), Open: true})
 		k.wait(ctx, pause{rest: true, busy: true, unsure: true, ends: bookLimit})
+	case cond.Door && k.o.Service.Lobby != nil:
+		k.visit(ctx)
 	case cond.Closed != 0:
 		k.show(View{Screen: Fault, Code: cond.Closed.Code(), Open: cond.Open})
 		k.wait(ctx, pause{rest: true, closed: cond.Closed})
@@ -260,11 +264,11 @@ func (k *Kiosk) choose(ctx context.Context, h hand) {
 		case c.what != cueTap || c.tap == TapBack:
 			return
 		}
-		i := slices.IndexFunc(offer, func(p Choice) bool { return p.ID == c.product })
+		i := slices.IndexFunc(offer, func(p Choice) bool { return string(p.ID) == c.arg })
 		if i < 0 || !offer[i].Stock {
 			continue
 		}
-		h.product = c.product
+		h.product = offer[i].ID
 		if h.good() {
 			k.judge(ctx, h)
 		} else {

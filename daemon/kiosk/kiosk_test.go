@@ -324,7 +324,7 @@ func (d *desk) play(k *Kiosk, f []string, line string) {
 		if f[0] == "stale" {
 			serial--
 		}
-		k.Tap(serial, Tap(arg(1)), protocol.ProductID(p))
+		k.Tap(serial, Tap(arg(1)), p)
 	case "bounce": // the same finger again, 100 ms later
 		time.Sleep(100 * time.Millisecond)
 		v, _ := k.Watch()

@@ -39,7 +39,7 @@ const (
 	TapBack     Tap = "back"     // back
 	TapOther    Tap = "other"    // the secondary button: the desk, "nothing came out", "finish"
 	TapMore     Tap = "more"     // the full privacy notice
-	TapPick     Tap = "pick"     // a product; Product says which
+	TapPick     Tap = "pick"     // a product; the argument says which
 	TapLang     Tap = "lang"     // the other language
 	TapBig      Tap = "big"      // large text on or off
 	TapContrast Tap = "contrast" // high contrast on or off
@@ -99,6 +99,8 @@ type View struct {
 	Phones    bool      // headphones are plugged in: what is private may be spoken
 	Repeat    int       // take: how often the voice's line is due again
 	Beep      uint64    // rises when the reader's beep is due, and when a card left lying calls
+
+	Staff *StaffView // the staff's screens
 
 	Place Place // what differs from place to place
 }

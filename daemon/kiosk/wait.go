@@ -31,7 +31,7 @@ type pause struct {
 type cue struct {
 	what    what
 	tap     Tap
-	product protocol.ProductID
+	arg     string // of the tap
 	reading reading
 	served  served
 }
@@ -200,7 +200,7 @@ func (k *Kiosk) press(p pause, t press) (c cue, ends bool) {
 	}
 	k.lastTap = now
 	k.touch(now)
-	return cue{what: cueTap, tap: t.tap, product: t.product}, ends
+	return cue{what: cueTap, tap: t.tap, arg: t.arg}, ends
 }
 
 // flip returns the modes with the one that t is about changed; other taps change none.

@@ -144,7 +144,7 @@ func (w *Warden) Run(ctx context.Context) error {
 		if err := w.record(ctx, body, pres); err != nil {
 			return ended(ctx, err)
 		}
-		w.publish(Condition{Closed: w.closed(body, pres), Open: w.open > 0 || w.healed == 0 || w.healed != w.session, Percent: body.Percent})
+		w.publish(Condition{Closed: w.closed(body, pres), Open: w.open > 0 || w.healed == 0 || w.healed != w.session, Door: body.DoorOpen || !body.Up, Percent: body.Percent})
 
 		alarm := time.NewTimer(wardenTick)
 		select {

@@ -51,7 +51,7 @@ func Lines(b *words.Book) []Line {
 	var all []Line
 	for _, key := range b.Keys() {
 		end := strings.LastIndexByte(key, '.')
-		if !strings.HasPrefix(key, "say.") && !slices.Contains(keys, key) && (end < 0 || !slices.Contains(spoken, key[end:]) || key == "util.voice") {
+		if !strings.HasPrefix(key, "say.") && !slices.Contains(keys, key) && (end < 0 || !slices.Contains(spoken, key[end:]) || key == "util.voice" || strings.HasPrefix(key, "staff.")) {
 			continue
 		}
 		for _, lang := range []string{"zh-CN", "en"} {

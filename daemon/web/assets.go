@@ -41,7 +41,7 @@ func loadAssets() *assets {
 	a.add("regular.woff2", fontKind, read("regular.woff2"))
 	a.add("bold.woff2", fontKind, read("bold.woff2"))
 	a.add("mark.svg", "image/svg+xml", read("mark.svg"))
-	style := string(read("kiosk.css"))
+	style := string(read("kiosk.css")) + string(read("staff.css"))
 	for _, font := range []string{"regular.woff2", "bold.woff2"} {
 		style = strings.ReplaceAll(style, font, a.hashed[font])
 	}

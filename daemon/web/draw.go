@@ -100,6 +100,10 @@ func (p *painter) picture(v kiosk.View) message {
 	if v.Covered {
 		body = "idle" // opaque: nothing of the screen under it is even sent
 	}
+	top, util := "stafftop", template.HTML("")
+	if !staff(v.Screen) {
+		top, util = "top", part("util")
+	}
 	hour := v.Now.Hour()
 	return message{
 		Key:    fmt.Sprintf("%d.%t", v.Serial, v.Covered),
@@ -114,9 +118,9 @@ func (p *painter) picture(v kiosk.View) message {
 			"data-voice":   attr(v.Modes.Voice, strconv.Itoa(v.Modes.Volume)),
 		},
 		Title: p.book.Text(s.lang(), "service", nil),
-		Top:   part("top"),
+		Top:   part(top),
 		Main:  part(body),
-		Util:  part("util"),
+		Util:  util,
 		Say:   s.Text(s.line()),
 		Speak: strings.Join(s.speech(), " "),
 		Turn:  fmt.Sprintf("%d.%t.%t.%s.%t.%d", v.Serial, v.Covered, s.CallCard(), s.lang(), v.Phones, v.Repeat),
@@ -363,8 +367,14 @@ func (s scene) line() string {
 	case kiosk.Fault:
 		return s.Trouble().Voice
 	}
+	if v, ok := staffLines[s.Screen]; ok {
+		return v
+	}
 	return "privacy.title" // the notice itself is read line by line
 }
+
+// staffLines are what the staff's screens are called.
+var staffLines = map[kiosk.Screen]string{kiosk.StaffDoor: "door.voice", kiosk.StaffPIN: "staff.pin", kiosk.StaffWork: "staff.title", kiosk.StaffDone: "staff.recorded"}
 
 // trouble is how the screen explains that nobody is served.
 type trouble struct {

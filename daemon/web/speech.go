@@ -27,6 +27,8 @@ func (s scene) speech() []string {
 		if s.Modes.Discreet {
 			return []string{line, "say.hidden"}
 		}
+	case kiosk.StaffPIN, kiosk.StaffWork, kiosk.StaffDone:
+		return nil // staff read
 	case kiosk.Privacy:
 		return []string{"say.privacy"}
 	case kiosk.Age:

@@ -31,9 +31,9 @@ func (s *stage) Watch() (kiosk.View, <-chan struct{}) {
 	return s.view, s.stale
 }
 
-func (s *stage) Tap(serial uint64, tap kiosk.Tap, p protocol.ProductID) {
+func (s *stage) Tap(serial uint64, tap kiosk.Tap, arg string) {
 	select {
-	case s.taps <- press{Serial: serial, Tap: tap, Product: p}:
+	case s.taps <- press{Serial: serial, Tap: tap, Arg: arg}:
 	default:
 		s.t.Error("more taps than anybody looked at")
 	}
@@ -155,8 +155,70 @@ func scenes() []named {
 		{"paused", with(kiosk.Fault, closed(protocol.FaultPaused))},
 		{"door", with(kiosk.Fault, closed(protocol.FaultDoor))},
 		{"clock", with(kiosk.Fault, closed(protocol.FaultClock))},
+		{"staffdoor", staffScene(kiosk.StaffDoor, 10, func(v *kiosk.StaffView) {})},
+		{"staffdoor-stranger", staffScene(kiosk.StaffDoor, 10, func(v *kiosk.StaffView) { v.Note = kiosk.Note{Key: "staff.stranger", Bad: true} })},
+		{"staffpin", staffScene(kiosk.StaffPIN, 10, func(v *kiosk.StaffView) { v.Typed = 3 })},
+		{"staffpin-wrong", staffScene(kiosk.StaffPIN, 10, func(v *kiosk.StaffView) { v.Note = kiosk.Note{Key: "staff.wrongpin", N: 3, Bad: true} })},
+		{"staffwork", staffScene(kiosk.StaffWork, 10, func(v *kiosk.StaffView) {})},
+		{"staffwork-small", staffScene(kiosk.StaffWork, 5, func(v *kiosk.StaffView) { v.Note = kiosk.Note{Key: "staff.scanned", Name: "B2606-17"} })},
+		{"staffload", staffScene(kiosk.StaffWork, 10, loading)},
+		{"staffload-small", staffScene(kiosk.StaffWork, 5, loading)},
+		{"staffload-refused", staffScene(kiosk.StaffWork, 10, func(v *kiosk.StaffView) {
+			loading(v)
+			v.Note = kiosk.Note{Key: "staff.refused.recalled", Bad: true}
+		})},
+		{"staffwork-unread", staffScene(kiosk.StaffWork, 10, func(v *kiosk.StaffView) {
+			v.Note = kiosk.Note{Bad: true, Text: protocol.Text{ZH: "这不是药具包装上的码，请扫盒上的条码或二维码", EN: "This is not a code of a carton: scan the bar code or square code on the box"}}
+		})},
+		{"stafftake", staffScene(kiosk.StaffWork, 10, func(v *kiosk.StaffView) {
+			loading(v)
+			v.Panel, v.Draft = kiosk.PanelTake, kiosk.Draft{N: 2, Batch: "B2606-17"}
+		})},
+		{"staffcount", staffScene(kiosk.StaffWork, 10, func(v *kiosk.StaffView) {
+			loading(v)
+			v.Panel, v.Draft = kiosk.PanelCount, kiosk.Draft{N: 11, Typed: true, Batch: "B2606-17"}
+		})},
+		{"staffdiffers", staffScene(kiosk.StaffWork, 10, func(v *kiosk.StaffView) {
+			loading(v)
+			v.Panel, v.Expected = kiosk.PanelDiffers, 12
+		})},
+		{"staffexpiry", staffScene(kiosk.StaffWork, 10, func(v *kiosk.StaffView) { loading(v); v.Panel = kiosk.PanelExpiry })},
+		{"staffbatch", staffScene(kiosk.StaffWork, 10, func(v *kiosk.StaffView) { loading(v); v.Panel = kiosk.PanelBatch })},
+		{"staffunknown", staffScene(kiosk.StaffWork, 10, func(v *kiosk.StaffView) { loading(v); v.Panel = kiosk.PanelUnknown })},
+		{"staffsure", staffScene(kiosk.StaffWork, 10, func(v *kiosk.StaffView) { v.Panel, v.Draft.N = kiosk.PanelSure, 66 })},
+		{"staffaudit", staffScene(kiosk.StaffWork, 10, func(v *kiosk.StaffView) { v.Account.Role = protocol.RoleAuditor })},
+		{"staffdone", staffScene(kiosk.StaffDone, 10, func(v *kiosk.StaffView) {})},
 		{"idle", with(kiosk.Early, func(v *kiosk.View) { v.Next, v.Days, v.Covered, v.Seconds = noon.AddDate(0, 0, 16), 16, true, 20 })},
 	}
+}
+
+// staffScene is a staff's screen of a cabinet with so many columns, and something
+// wrong in every row.
+func staffScene(screen kiosk.Screen, columns int, f func(*kiosk.StaffView)) kiosk.View {
+	v := scene0(screen)
+	st := &kiosk.StaffView{Account: kiosk.Account{Staff: "s-104", Role: protocol.RoleRestocker}, Door: true, Products: products(5), Panel: kiosk.PanelNeed,
+		Leaves: 9*time.Minute + 40*time.Second, Loaded: 66, Slots: 6, Took: 6*time.Minute + 12*time.Second,
+		Ready: []kiosk.Carton{{Product: "condom-52", Batch: "B2606-17", Expiry: "2028-06-30"}, {Product: "gel", Batch: "G77", Expiry: "2027-01-31"}},
+		Need:  []kiosk.Need{{Product: "condom-52", Slots: 3, Pieces: 33}, {Product: "condom-49", Slots: 1, Pieces: 9}, {Product: "suppository", Slots: 2, Pieces: 24}}}
+	marks := []kiosk.Mark{kiosk.MarkOK, kiosk.MarkLow, kiosk.MarkDone, kiosk.MarkEmpty, kiosk.MarkNear, kiosk.MarkJam, kiosk.MarkOff, kiosk.MarkBad, kiosk.MarkUnknown}
+	for row := range protocol.Rows {
+		for col := range columns {
+			i := row*columns + col
+			if i == 12 {
+				continue // no motor there
+			}
+			st.Cells = append(st.Cells, kiosk.Cell{Mark: marks[i%len(marks)], Bay: kiosk.Bay{
+				SlotPlan: protocol.SlotPlan{Slot: protocol.Slot(row*protocol.Columns + col + 1), Product: st.Products[row%5].ID, Capacity: 12, Par: 3},
+				Lots:     []kiosk.Lot{{Product: st.Products[row%5].ID, Batch: "B2606-17", Expiry: "2028-06-30", Pieces: i % 13}, {Product: st.Products[row%5].ID, Batch: "B2701-02", Expiry: "2029-01-31", Pieces: 1}}}})
+		}
+	}
+	f(st)
+	v.Staff = st
+	return v
+}
+
+func loading(v *kiosk.StaffView) {
+	v.Slot, v.Panel, v.Draft = 2, kiosk.PanelLoad, kiosk.Draft{N: 12, Batch: "B2606-17", Expiry: "2028-06-30"}
 }
 
 // looks are the ways a screen is drawn for different people.

@@ -29,7 +29,7 @@ type Session interface {
 	// Watch returns the current view, and a channel closed when it goes stale.
 	Watch() (kiosk.View, <-chan struct{})
 	// Tap passes a press on. It is queued or dropped; it never blocks.
-	Tap(serial uint64, t kiosk.Tap, product protocol.ProductID)
+	Tap(serial uint64, t kiosk.Tap, arg string)
 }
 
 // Options say where the page is served.
@@ -39,6 +39,9 @@ type Options struct {
 	Voice string   // folder of recordings that take the place of the built-in ones; empty: none
 	Log   *slog.Logger
 }
+
+// maxArg is the longest argument of a staff's tap: a reason, or the name of a panel.
+const maxArg = 16
 
 // maxTap is the largest tap that is read; a real one has about 150 bytes.
 const maxTap = 1 << 10
@@ -119,10 +122,10 @@ func (c *screen) page(w http.ResponseWriter, _ *http.Request) {
 
 // press is a tap as the page sends it.
 type press struct {
-	Token   string             `json:"token"`
-	Serial  uint64             `json:"serial"`
-	Tap     kiosk.Tap          `json:"tap"`
-	Product protocol.ProductID `json:"product"`
+	Token  string    `json:"token"`
+	Serial uint64    `json:"serial"`
+	Tap    kiosk.Tap `json:"tap"`
+	Arg    string    `json:"arg"`
 }
 
 func (c *screen) tap(w http.ResponseWriter, r *http.Request) {
@@ -148,7 +151,7 @@ func (c *screen) tap(w http.ResponseWriter, r *http.Request) {
 		c.refuse(w, http.StatusForbidden, errors.New("a page of another start, or no page of ours"))
 		return
 	}
-	c.session.Tap(p.Serial, p.Tap, p.Product)
+	c.session.Tap(p.Serial, p.Tap, p.Arg)
 	w.WriteHeader(http.StatusNoContent)
 }
 
@@ -160,13 +163,19 @@ func decodePress(b []byte) (press, error) {
 	}
 	switch p.Tap {
 	case kiosk.TapPick:
-		if err := p.Product.Valid(); err != nil {
+		if err := protocol.ProductID(p.Arg).Valid(); err != nil {
 			return press{}, fmt.Errorf("tap: %w", err)
 		}
+	case kiosk.TapDigit, kiosk.TapSlot, kiosk.TapLot, kiosk.TapYear, kiosk.TapMonth, kiosk.TapKey, kiosk.TapReason, kiosk.TapPanel, kiosk.TapHold:
+		if p.Arg == "" || len(p.Arg) > maxArg {
+			return press{}, fmt.Errorf("tap %q: an argument of 1 to %d characters is needed", p.Tap, maxArg)
+		}
 	case kiosk.TapNext, kiosk.TapBack, kiosk.TapOther, kiosk.TapMore,
-		kiosk.TapLang, kiosk.TapBig, kiosk.TapContrast, kiosk.TapDiscreet, kiosk.TapVoice, kiosk.TapVolume:
-		if p.Product != "" {
-			return press{}, fmt.Errorf("tap %q names a product", p.Tap)
+		kiosk.TapLang, kiosk.TapBig, kiosk.TapContrast, kiosk.TapDiscreet, kiosk.TapVoice, kiosk.TapVolume,
+		kiosk.TapErase, kiosk.TapLess, kiosk.TapPlus, kiosk.TapFill, kiosk.TapFillAll, kiosk.TapSave, kiosk.TapCancel,
+		kiosk.TapOff, kiosk.TapOn, kiosk.TapGave, kiosk.TapKept, kiosk.TapLet, kiosk.TapFinish, kiosk.TapExit:
+		if p.Arg != "" {
+			return press{}, fmt.Errorf("tap %q takes no argument", p.Tap)
 		}
 	default:
 		return press{}, errors.New("tap: no such button")

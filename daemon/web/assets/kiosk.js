@@ -64,20 +64,35 @@
   const button = (e) => e && e.closest('[data-tap]');
   const dim = () => 'dim' in root.dataset;
 
-  function send(tap, product) {
+  function send(tap, arg) {
     fetch('/tap', {
       method: 'POST',
       headers: { 'Content-Type': 'application/json' },
-      body: JSON.stringify({ token, serial: Number(serial), tap, product }),
+      body: JSON.stringify({ token, serial: Number(serial), tap, arg }),
     }).then((r) => { if (r.status === 403) location.reload(); }, () => { /* the stream notices too */ });
   }
   function press(b) {
     const now = performance.now();
-    if (now - tapped < 400) return;
+    if (now - tapped < 400 && !('fast' in b.dataset)) return;
     tapped = now;
     if (!quiet) sound(880, 0.03, 0.06);
-    send(b.dataset.tap, b.dataset.product);
+    send(b.dataset.tap, b.dataset.arg);
   }
+  // A button that is held says so again and again: the motor behind it stops when
+  // this page, or the finger, is gone.
+  let holding = null;
+  function grip(b) {
+    letGoOf();
+    send(b.dataset.tap, b.dataset.arg);
+    holding = setInterval(() => send(b.dataset.tap, b.dataset.arg), 200);
+  }
+  function letGoOf() {
+    if (holding === null) return;
+    clearInterval(holding);
+    holding = null;
+    send('let');
+  }
+
   // The first touch of a dimmed screen wakes it and does nothing else.
   function wake() {
     const now = performance.now();
@@ -90,21 +105,26 @@
     if (finger !== null) return; // a second finger
     finger = e.pointerId;
     pressed = button(e.target);
+    if (pressed && 'hold' in pressed.dataset) grip(pressed);
   });
   addEventListener('pointerup', (e) => {
     if (e.pointerId !== finger) return;
     const b = pressed;
     finger = pressed = null;
+    letGoOf();
+    if (b && 'hold' in b.dataset) return;
     if (dim()) wake();
     else if (b && button(document.elementFromPoint(e.clientX, e.clientY)) === b) press(b);
   });
-  addEventListener('pointercancel', (e) => { if (e.pointerId === finger) finger = pressed = null; });
+  addEventListener('pointercancel', (e) => { if (e.pointerId === finger) { finger = pressed = null; letGoOf(); } });
   // Keys and assistive technology arrive as clicks that no pointer made.
   addEventListener('click', (e) => {
     if (e.detail !== 0) return;
     const b = button(e.target);
-    if (b && !dim()) press(b);
+    if (b && !dim() && !('hold' in b.dataset)) press(b);
   });
+  addEventListener('keyup', letGoOf);
+  addEventListener('blur', letGoOf);
   addEventListener('keydown', (e) => {
     if (dim()) { e.preventDefault(); if (!e.repeat) wake(); return; }
     if (e.key === 'Escape') {
@@ -112,6 +132,7 @@
       if (b && !e.repeat && lost.hidden) press(b);
     } else if (e.key === 'Enter') {
       if (e.repeat) e.preventDefault();
+      else if (document.activeElement && 'hold' in document.activeElement.dataset) grip(document.activeElement);
     } else if (e.key === 'Tab') {
       // Round and round: there is nothing outside this page.
       const all = [...document.querySelectorAll('button')].filter((b) => !b.closest('[inert]'));
