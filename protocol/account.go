@@ -39,6 +39,21 @@ type PIN struct {
 	Hash      []byte `json:"hash"` // 32 bytes
 }
 
+// Secrets are what a desired state holds for the eyes of its machine alone: it travels
+// sealed to the machine's key.
+type Secrets struct {
+	Accounts []Account `json:"accounts"` // all of them: who is not here can no longer sign in
+}
+
+// DecodeSecrets reads what was sealed.
+func DecodeSecrets(b []byte) (Secrets, error) {
+	var s Secrets
+	if err := decode("secrets", b, MaxMessage, &s); err != nil {
+		return Secrets{}, err
+	}
+	return s, ValidAccounts(s.Accounts)
+}
+
 // Limits of accounts.
 const (
 	MaxAccounts = 100

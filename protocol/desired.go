@@ -26,7 +26,8 @@ type Product struct {
 	Class  string    `json:"class"`  // quota rules count by class: condom, external
 	Units  int       `json:"units"`  // single items in a box, for caps counted in items
 	Name   Text      `json:"name"`
-	Note   Text      `json:"note"` // the line under the name
+	Note   Text      `json:"note"`            // the line under the name
+	Codes  []string  `json:"codes,omitempty"` // product numbers on its cartons, as package gs1 reads them
 }
 
 // SlotPlan is what a slot should hold: one line of the planogram.
@@ -140,6 +141,7 @@ type Desired struct {
 	Recalls   []Recall   `json:"recalls,omitempty"`
 	Texts     Texts      `json:"texts"`
 	Nearby    []Nearby   `json:"nearby,omitempty"`
+	Sealed    []byte     `json:"sealed,omitempty"` // Secrets, sealed to the machine's own key; empty: the accounts stay as they are
 }
 
 // Limits of a desired state.
@@ -147,6 +149,9 @@ const (
 	MaxProducts = 20
 	MaxRecalls  = 200
 	MaxNearby   = 4
+	MaxCodes    = 8        // numbers of one product
+	MaxCode     = 40       // characters of one
+	MaxSealed   = 48 << 10 // bytes: what MaxAccounts need
 )
 
 // Valid reports what is wrong with it, or nil.
@@ -167,6 +172,8 @@ func (d Desired) Valid() error {
 		return fmt.Errorf("%d slots in the planogram: at most %d are allowed", len(d.Planogram), Slots)
 	case len(d.Recalls) > MaxRecalls:
 		return fmt.Errorf("%d recalls: at most %d are allowed", len(d.Recalls), MaxRecalls)
+	case len(d.Sealed) > MaxSealed:
+		return fmt.Errorf("%d bytes sealed: at most %d are allowed", len(d.Sealed), MaxSealed)
 	case len(d.Nearby) > MaxNearby:
 		return fmt.Errorf("%d nearby machines: at most %d are allowed", len(d.Nearby), MaxNearby)
 	}
@@ -233,6 +240,14 @@ func (p Product) Valid() error {
 	case p.Units < 1 || p.Units > 1000:
 		return fmt.Errorf("product %s: units %d: 1 to 1000 are allowed", p.ID, p.Units)
 	}
+	if len(p.Codes) > MaxCodes {
+		return fmt.Errorf("product %s: %d codes: at most %d are allowed", p.ID, len(p.Codes), MaxCodes)
+	}
+	for _, c := range p.Codes {
+		if c == "" || len(c) > MaxCode {
+			return fmt.Errorf("product %s: code %q: 1 to %d characters are allowed", p.ID, clip(c), MaxCode)
+		}
+	}
 	if err := firstError(p.Name.Valid("name"), p.Note.Valid("note")); err != nil {
 		return fmt.Errorf("product %s: %w", p.ID, err)
 	}
@@ -248,6 +263,7 @@ const (
 	VerbBlock  Verb = "block"  // one slot gives nothing
 	VerbClear  Verb = "clear"  // it gives again
 	VerbState  Verb = "state"  // send the state now
+	VerbUpdate Verb = "update" // take another version of the software into use
 )
 
 // MaxCommandID is the longest id of a command.
@@ -264,7 +280,8 @@ type Command struct {
 	NotBeforeMS int64     `json:"not_before_ms"` // Unix milliseconds
 	ExpiresMS   int64     `json:"expires_ms"`
 	Verb        Verb      `json:"verb"`
-	Slot        Slot      `json:"slot,omitempty"` // of block and clear
+	Slot        Slot      `json:"slot,omitempty"`   // of block and clear
+	Update      *Update   `json:"update,omitempty"` // of update
 }
 
 // Valid reports what is wrong with it, or nil. An unknown verb is not wrong: the
@@ -285,6 +302,10 @@ func (c Command) Valid() error {
 		return fmt.Errorf("verb %q: 1 to %d characters are allowed", clip(string(c.Verb)), MaxName)
 	case c.Verb == VerbBlock || c.Verb == VerbClear:
 		return c.Slot.Valid()
+	case c.Verb == VerbUpdate && c.Update == nil:
+		return errors.New("update of what is missing")
+	case c.Verb == VerbUpdate:
+		return c.Update.Valid()
 	}
 	return nil
 }

@@ -26,6 +26,7 @@ const (
 	KindSlotCleared    Kind = "slot.cleared"
 	KindStaffIn        Kind = "staff.in"
 	KindStaffOut       Kind = "staff.out"
+	KindStaffLocked    Kind = "staff.locked"
 	KindDoorOpened     Kind = "door.opened"
 	KindDoorClosed     Kind = "door.closed"
 	KindFaultRaised    Kind = "fault.raised"
@@ -246,6 +247,11 @@ type (
 	StaffOut struct {
 		Staff string `json:"staff"`
 	}
+	// StaffLocked means: wrong PINs locked an account for a while.
+	StaffLocked struct {
+		Staff   string `json:"staff"`
+		Minutes int    `json:"minutes"` // for how long
+	}
 	// DoorOpened means: the service door was opened.
 	DoorOpened struct{}
 	// DoorClosed means: the service door was closed.
@@ -322,6 +328,7 @@ func (SlotBlocked) Kind() Kind     { return KindSlotBlocked }
 func (SlotCleared) Kind() Kind     { return KindSlotCleared }
 func (StaffIn) Kind() Kind         { return KindStaffIn }
 func (StaffOut) Kind() Kind        { return KindStaffOut }
+func (StaffLocked) Kind() Kind     { return KindStaffLocked }
 func (DoorOpened) Kind() Kind      { return KindDoorOpened }
 func (DoorClosed) Kind() Kind      { return KindDoorClosed }
 func (ItemUncollected) Kind() Kind { return KindItemLeft }
@@ -384,6 +391,14 @@ func (s StaffIn) Valid() error { return validText("staff", s.Staff) }
 
 // Valid reports what is wrong with it, or nil.
 func (s StaffOut) Valid() error { return validText("staff", s.Staff) }
+
+// Valid reports what is wrong with it, or nil.
+func (s StaffLocked) Valid() error {
+	if s.Minutes < 1 || s.Minutes > 24*60 {
+		return fmt.Errorf("minutes %d: 1 to %d are allowed", s.Minutes, 24*60)
+	}
+	return validText("staff", s.Staff)
+}
 
 // Valid is always nil: there is nothing to be wrong.
 func (DoorOpened) Valid() error { return nil }
@@ -473,6 +488,7 @@ var events = []Event{
 	SlotCleared{},
 	StaffIn{},
 	StaffOut{},
+	StaffLocked{},
 	DoorOpened{},
 	DoorClosed{},
 	ItemUncollected{},

@@ -28,7 +28,8 @@ var (
 	goldenVend  = Vend{Vend: 4711, Stock: goldenStock, Pieces: 1, RunMS: 2510, DropMS: 1930}
 )
 
-// goldenEvents holds one of each kind, with every field filled.
+// goldenEvents holds one of each kind of the first version, with every field filled;
+// kinds that came later follow in laterEvents.
 var goldenEvents = []Event{
 	LedgerStarted{Reason: "new", Previous: "fedcba9876543210fedcba9876543210"},
 	Boot{Software: "1.0.0", Board: "00000000000000a7"},
@@ -55,6 +56,10 @@ var goldenEvents = []Event{
 	DesiredApplied{Generation: 1700000000000, Version: 3},
 	CommandDone{ID: "c-1", Verb: VerbPause, Result: CommandOK, Detail: "paused"},
 	ClockSet{FromMS: 1000, By: "network"},
+}
+
+var laterEvents = []Event{
+	StaffLocked{Staff: "s-07", Minutes: 15},
 }
 
 func goldenStamp(i int) Stamp {
@@ -84,6 +89,18 @@ var goldenState = State{
 var goldenCommand = Command{ID: "c-1", Machine: goldenMachine, Generation: 1700000000000, Counter: 9,
 	NotBeforeMS: 1795400000000, ExpiresMS: 1795400600000, Verb: VerbBlock, Slot: 12}
 
+var goldenUpdate = Command{ID: "c-2", Machine: goldenMachine, Generation: 1700000000000, Counter: 10,
+	NotBeforeMS: 1795400000000, ExpiresMS: 1795659200000, Verb: VerbUpdate, Update: &Update{Version: "1.1.0", SHA256: strings.Repeat("5a", 32),
+		Size: 31457280, NotBeforeMS: 1795400000000, DeadlineMS: 1795659200000, Wave: 2, Older: true}}
+
+// goldenUpdated is the state of a machine that takes updates.
+func goldenUpdated() State {
+	s := goldenState
+	s.Update = &UpdateState{Trial: "1.1.0", Ordered: "1.1.0", Waits: "the new version proves itself",
+		Last: &UpdateResult{Order: "c-1", Version: "1.0.9", End: UpdateRolledBack, Words: "the screen does not answer"}}
+	return s
+}
+
 // golden returns the bytes of a golden file, which is written once and kept.
 func golden(t *testing.T, name string, now []byte) []byte {
 	t.Helper()
@@ -99,10 +116,10 @@ func golden(t *testing.T, name string, now []byte) []byte {
 	return was
 }
 
-// chain seals the golden events into one chain.
-func chain(t testing.TB) (sealed []Sealed) {
+// chain seals events into one chain.
+func chain(t testing.TB, events []Event) (sealed []Sealed) {
 	var head Head
-	for i, e := range goldenEvents {
+	for i, e := range events {
 		s, err := Seal(goldenMachine, goldenLedger, head, goldenStamp(i), e)
 		if err != nil {
 			t.Fatal(err)
@@ -116,33 +133,35 @@ func chain(t testing.TB) (sealed []Sealed) {
 // What was written to disk or wire by any version is read, and hashes to what it
 // hashed to then.
 func TestGoldenRecords(t *testing.T) {
-	sealed := chain(t)
-	msg, n := AppendBatch(nil, goldenLedger, sealed)
-	if n != len(sealed) {
-		t.Fatalf("%d of %d records fit", n, len(sealed))
-	}
-	batch, err := DecodeBatch(golden(t, "events.json", msg))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var head Head
 	seen := map[Kind]bool{}
-	for i, s := range batch.Records {
-		var r Record
-		if r, head, err = s.Follow(goldenMachine, batch.Ledger, head); err != nil {
+	for name, events := range map[string][]Event{"events.json": goldenEvents, "events.later.json": laterEvents} {
+		sealed := chain(t, events)
+		msg, n := AppendBatch(nil, goldenLedger, sealed)
+		if n != len(sealed) {
+			t.Fatalf("%d of %d records fit", n, len(sealed))
+		}
+		batch, err := DecodeBatch(golden(t, name, msg))
+		if err != nil {
 			t.Fatal(err)
 		}
-		e, err := DecodeEvent(r)
-		if err != nil || e == nil {
-			t.Fatalf("record %d, %s: %v, %v", r.Seq, r.Kind, e, err)
+		var head Head
+		for i, s := range batch.Records {
+			var r Record
+			if r, head, err = s.Follow(goldenMachine, batch.Ledger, head); err != nil {
+				t.Fatal(err)
+			}
+			e, err := DecodeEvent(r)
+			if err != nil || e == nil {
+				t.Fatalf("record %d, %s: %v, %v", r.Seq, r.Kind, e, err)
+			}
+			if !reflect.DeepEqual(e, events[i]) {
+				t.Errorf("record %d: got %+v, want %+v", r.Seq, e, events[i])
+			}
+			if !bytes.Equal(s.Body, sealed[i].Body) || s.Hash != sealed[i].Hash {
+				t.Errorf("record %d is sealed differently now:\n%s\n%s", r.Seq, sealed[i].Body, s.Body)
+			}
+			seen[r.Kind] = true
 		}
-		if !reflect.DeepEqual(e, goldenEvents[i]) {
-			t.Errorf("record %d: got %+v, want %+v", r.Seq, e, goldenEvents[i])
-		}
-		if !bytes.Equal(s.Body, sealed[i].Body) || s.Hash != sealed[i].Hash {
-			t.Errorf("record %d is sealed differently now:\n%s\n%s", r.Seq, sealed[i].Body, s.Body)
-		}
-		seen[r.Kind] = true
 	}
 	for _, e := range Events() {
 		if !seen[e.Kind()] {
@@ -161,6 +180,10 @@ func TestGoldenMessages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	update, err := SignCommand(goldenKey, goldenUpdate)
+	if err != nil {
+		t.Fatal(err)
+	}
 	ack := Ack{Ledger: goldenLedger, Generation: 1700000000000, Seq: 25}
 	online := Online{Online: true, Connection: 65537}
 	tests := []struct {
@@ -170,12 +193,14 @@ func TestGoldenMessages(t *testing.T) {
 		want   any
 	}{
 		{"state.json", Encode(goldenState), func(b []byte) (any, error) { return DecodeState(b) }, goldenState},
+		{"state.update.json", Encode(goldenUpdated()), func(b []byte) (any, error) { return DecodeState(b) }, goldenUpdated()},
 		{"ack.json", Encode(ack), func(b []byte) (any, error) { return DecodeAck(b) }, ack},
 		{"online.json", Encode(online), func(b []byte) (any, error) { return DecodeOnline(b) }, online},
 		{"desired.json", desired, func(b []byte) (any, error) { return OpenDesired(b, trusted) }, goldenDesired},
 		{"keys.json", goldenKeys(t), func(b []byte) (any, error) { return Trust{Keys: trusted}.Follow(b) },
 			Trust{Serial: 2, Keys: []ed25519.PublicKey{keyOf(8).Public().(ed25519.PublicKey)}}},
 		{"command.json", command, func(b []byte) (any, error) { return OpenCommand(b, trusted) }, goldenCommand},
+		{"command.update.json", update, func(b []byte) (any, error) { return OpenCommand(b, trusted) }, goldenUpdate},
 	}
 	for _, tt := range tests {
 		was := golden(t, tt.name, tt.now)
@@ -191,7 +216,7 @@ func TestGoldenMessages(t *testing.T) {
 
 // Any change to any byte of a chain is noticed.
 func TestChainNoticesEveryByte(t *testing.T) {
-	sealed := chain(t)[:4]
+	sealed := chain(t, goldenEvents)[:4]
 	verify := func(s []Sealed) error {
 		var head Head
 		var err error
@@ -372,12 +397,12 @@ func TestKeepDays(t *testing.T) {
 
 // What any decoder accepts encodes back to something it accepts again.
 func FuzzDecoders(f *testing.F) {
-	msg, _ := AppendBatch(nil, goldenLedger, chain(f))
+	msg, _ := AppendBatch(nil, goldenLedger, chain(f, goldenEvents))
 	signed, err := SignCommand(goldenKey, goldenCommand)
 	if err != nil {
 		f.Fatal(err)
 	}
-	for _, b := range [][]byte{msg, signed, Encode(goldenState), Encode(goldenDesired), Encode(Online{true, 3}), Encode(Ack{goldenLedger, 1, 1})} {
+	for _, b := range [][]byte{msg, signed, Encode(goldenState), Encode(goldenUpdated()), Encode(goldenDesired), Encode(Online{true, 3}), Encode(Ack{goldenLedger, 1, 1})} {
 		f.Add(b)
 	}
 	trusted := []ed25519.PublicKey{goldenKey.Public().(ed25519.PublicKey)}
@@ -429,6 +454,7 @@ func FuzzDecoders(f *testing.F) {
 func FuzzSignedBody(f *testing.F) {
 	f.Add(Encode(goldenDesired))
 	f.Add(Encode(goldenCommand))
+	f.Add(Encode(goldenUpdate))
 	trusted := []ed25519.PublicKey{goldenKey.Public().(ed25519.PublicKey)}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		if msg, err := sign(goldenKey, purposeDesired, body); err == nil {

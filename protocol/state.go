@@ -31,6 +31,7 @@ type State struct {
 	Slots    []SlotState    `json:"slots"`             // lowest slot first
 	Faults   []FaultRaised  `json:"faults"`            // standing now
 	Desired  DesiredVersion `json:"desired"`           // the desired state that is in force; zero: none yet
+	Update   *UpdateState   `json:"update,omitempty"`  // nil: the machine takes no updates
 }
 
 // BoardState identifies the motor board.
@@ -113,6 +114,11 @@ func (s State) Valid() error {
 			return fmt.Errorf("slot %d: %w", sl.Slot, err)
 		}
 		last = sl.Slot
+	}
+	if s.Update != nil {
+		if err := s.Update.valid(); err != nil {
+			return fmt.Errorf("update: %w", err)
+		}
 	}
 	if len(s.Faults) > 2*Slots {
 		return fmt.Errorf("%d faults, at most %d are allowed", len(s.Faults), 2*Slots)

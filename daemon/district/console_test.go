@@ -175,7 +175,7 @@ func TestEveryEventHasWords(t *testing.T) {
 		protocol.OrderDenied{Reason: protocol.DenialEarly}, protocol.StockCounted{Stock: someStock(1), Expected: 7, Counted: 7, Staff: "7"},
 		protocol.StockRemoved{Stock: someStock(1), Pieces: 1, Reason: protocol.RemovedSample, Before: 7, After: 6, Staff: "7"},
 		protocol.StockTested{Stock: someStock(1), Pieces: 1, Staff: "7"}, protocol.SlotBlocked{Slot: 1, Why: protocol.BlockStaff},
-		protocol.SlotCleared{Slot: 1, Why: protocol.BlockStaff}, protocol.StaffIn{Staff: "7"}, protocol.StaffOut{Staff: "7"},
+		protocol.SlotCleared{Slot: 1, Why: protocol.BlockStaff}, protocol.StaffIn{Staff: "7"}, protocol.StaffOut{Staff: "7"}, protocol.StaffLocked{Staff: "7", Minutes: 5},
 		protocol.DoorOpened{}, protocol.DoorClosed{}, protocol.FaultRaised{Fault: 1, Slot: 1}, protocol.FaultCleared{Fault: 1, Slot: 1},
 		protocol.FaultRaised{Fault: 999}, protocol.ClimateHour{MinC: 20, MaxC: 24, MeanRH: 50, Samples: 60}, protocol.ItemUncollected{},
 		protocol.CardLeft{}, protocol.DesiredApplied{Generation: 1, Version: 1},
@@ -242,7 +242,7 @@ func TestListFiltersSearchesAndTurnsPages(t *testing.T) {
 	w := newWriter("m-aa")
 	take(t, d, w.batch(w.seal(t, loaded(1, 9), loaded(2, 9))...),
 		w.state(protocol.Ack{}, protocol.SlotState{Slot: 1, Product: "condom-52", Pieces: 9, Capacity: 12, Par: 2, Loaded: 9}, protocol.SlotState{Slot: 2, Product: "condom-52", Pieces: 9, Capacity: 12, Par: 2, Loaded: 9}),
-		message{w.m, protocol.OnlineTopic(w.m), protocol.Encode(protocol.Online{Online: true, Connection: 1})})
+		letterOf(w.m, protocol.OnlineTopic(w.m), protocol.Encode(protocol.Online{Online: true, Connection: 1})))
 	for _, c := range []struct {
 		path string
 		rows int

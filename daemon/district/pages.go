@@ -674,6 +674,8 @@ func (s speech) event(e protocol.Event) string {
 		return s.say("console.event.staff.in", "staff", e.Staff)
 	case protocol.StaffOut:
 		return s.say("console.event.staff.out", "staff", e.Staff)
+	case protocol.StaffLocked:
+		return s.say("console.event.staff.locked", "staff", e.Staff, "n", num(e.Minutes))
 	case protocol.DoorOpened:
 		return s.say("console.event.door.opened")
 	case protocol.DoorClosed:

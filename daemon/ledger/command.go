@@ -122,6 +122,8 @@ func (t *tx) perform(c protocol.Command) (result protocol.CommandResult, detail 
 		return protocol.CommandOK, "", t.block(protocol.SlotBlocked{Slot: c.Slot, Why: protocol.BlockDistrict})
 	case protocol.VerbClear:
 		return t.clearFromAfar(c.Slot)
+	case protocol.VerbUpdate:
+		return t.order(c)
 	}
 	return protocol.CommandUnsupported, "", nil
 }

@@ -118,7 +118,7 @@ func (l *Ledger) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := migrate(ctx, l.db, migrations()); err != nil {
+	if err := migrate(ctx, l.db, migrations(), Writes); err != nil {
 		return err
 	}
 	if err := l.loadMeta(ctx); err != nil {
@@ -131,9 +131,9 @@ func (l *Ledger) load(ctx context.Context) error {
 }
 
 // quickCheck asks SQLite whether the file is well formed.
-func quickCheck(ctx context.Context, db *sql.DB) error {
+func quickCheck(ctx context.Context, q querier) error {
 	var first string
-	if err := db.QueryRowContext(ctx, `PRAGMA quick_check(1)`).Scan(&first); err != nil {
+	if err := q.QueryRowContext(ctx, `PRAGMA quick_check(1)`).Scan(&first); err != nil {
 		return fmt.Errorf("check the file: %w", err)
 	}
 	if first != "ok" {
@@ -196,25 +196,34 @@ func (l *Ledger) verify(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("event chain: %w", err)
 	}
-	defer rows.Close()
-	var head protocol.Head
-	for rows.Next() {
-		s, err := scanSealed(rows)
-		if err != nil {
-			return fmt.Errorf("event chain: %w", err)
-		}
-		if _, head, err = s.Follow(l.machine, l.id, head); err != nil {
-			return brokenError(err.Error())
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return fmt.Errorf("event chain: %w", err)
+	head, err := follow(rows, l.machine, l.id)
+	if err != nil {
+		return err
 	}
 	if head.Seq < l.acked.Seq {
 		return brokenError(fmt.Sprintf("event chain ends at seq %d, but the district has it up to %d", head.Seq, l.acked.Seq))
 	}
 	l.head = head
 	return nil
+}
+
+// follow follows the chain through all rows and closes them.
+func follow(rows *sql.Rows, m protocol.MachineID, id protocol.LedgerID) (protocol.Head, error) {
+	defer rows.Close()
+	var head protocol.Head
+	for rows.Next() {
+		s, err := scanSealed(rows)
+		if err != nil {
+			return head, fmt.Errorf("event chain: %w", err)
+		}
+		if _, head, err = s.Follow(m, id, head); err != nil {
+			return head, brokenError(err.Error())
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return head, fmt.Errorf("event chain: %w", err)
+	}
+	return head, nil
 }
 
 func scanSealed(rows *sql.Rows) (protocol.Sealed, error) {

@@ -20,9 +20,16 @@ import (
 //go:embed schema.sql
 var schema string
 
+//go:embed update.sql
+var schemaUpdate string
+
+//go:embed staff.sql
+var schemaStaff string
+
 // migrations lead from an empty file to the newest version. The version of a
-// file is how many of them it has seen; one that was released is never changed.
-func migrations() []string { return []string{schema} }
+// file is how many of them it has seen; one that was released is never changed. The
+// last ones may be read only: Writes says how far a file is brought.
+func migrations() []string { return []string{schema, schemaUpdate, schemaStaff} }
 
 // applicationID marks a file as ours; schema.sql sets it.
 const applicationID = 0x79616f6a
@@ -326,8 +333,9 @@ func readHead(ctx context.Context, q querier) (protocol.Head, error) {
 	return h, nil
 }
 
-// migrate brings the file to the newest version, one transaction a step.
-func migrate(ctx context.Context, db *sql.DB, steps []string) error {
+// migrate brings the file to the version we write, one transaction a step. A newer
+// one that we know stays as it is: the program after us was here.
+func migrate(ctx context.Context, db *sql.DB, steps []string, writes int) error {
 	version, err := fileVersion(ctx, db)
 	if err != nil {
 		return err
@@ -335,7 +343,7 @@ func migrate(ctx context.Context, db *sql.DB, steps []string) error {
 	if version > len(steps) {
 		return fmt.Errorf("the file has version %d, but this program knows only %d: a newer program wrote it; install that one again", version, len(steps))
 	}
-	for i, step := range steps[version:] {
+	for i, step := range steps[version:max(version, writes)] {
 		if err := migrateTo(ctx, db, version+i+1, step); err != nil {
 			return fmt.Errorf("migrate to version %d: %w", version+i+1, err)
 		}

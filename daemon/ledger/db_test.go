@@ -79,9 +79,19 @@ func TestMigratesAnOldFile(t *testing.T) {
 	if err := l.Raise(ctx, protocol.FaultReader, 0); err != nil {
 		t.Fatal(err)
 	}
+	if len(migrations()) != Newest {
+		t.Errorf("%d steps are known, and Newest is %d", len(migrations()), Newest)
+	}
 	steps := append(migrations(), `ALTER TABLE fault ADD COLUMN since_ms INTEGER NOT NULL DEFAULT 0`)
+	// A step that is known and not to be taken yet is not.
+	if err := migrate(ctx, l.db, steps, Writes); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := fileVersion(ctx, l.db); v != Writes || err != nil {
+		t.Errorf("version %d %v, want %d", v, err, Writes)
+	}
 	for range 2 {
-		if err := migrate(ctx, l.db, steps); err != nil {
+		if err := migrate(ctx, l.db, steps, len(steps)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -93,12 +103,16 @@ func TestMigratesAnOldFile(t *testing.T) {
 	if err := l.verify(ctx); err != nil || l.head != head {
 		t.Errorf("after migration the chain is %+v, %v", l.head, err)
 	}
-	// The program before this one must not touch it.
-	if err := migrate(ctx, l.db, migrations()); err == nil || !strings.Contains(err.Error(), "newer program") {
+	// The program before this one goes on with it if it knows the new version, and must
+	// not touch it if it does not.
+	if err := migrate(ctx, l.db, steps, Writes); err != nil {
+		t.Errorf("the program before: %v", err)
+	}
+	if err := migrate(ctx, l.db, migrations(), Writes); err == nil || !strings.Contains(err.Error(), "newer program") {
 		t.Errorf("an older program: %v", err)
 	}
 	// A step that fails leaves the file as it was.
-	if err := migrate(ctx, l.db, append(steps, `DROP TABLE fault; no such statement`)); err == nil {
+	if err := migrate(ctx, l.db, append(steps, `DROP TABLE fault; no such statement`), len(steps)+1); err == nil {
 		t.Error("a broken step passed")
 	}
 	if v, err := fileVersion(ctx, l.db); v != len(steps) || err != nil {

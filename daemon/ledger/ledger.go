@@ -34,6 +34,7 @@ type Options struct {
 	Zone     *time.Location // quota days, expiry and dates on the screen are days of this zone
 	Log      *slog.Logger
 	Synced   func() bool // is the wall clock synchronised by the network; must not block
+	Updates  bool        // somebody carries out what Ordered returns; without that an order is answered with no
 }
 
 // Ledger is the machine's memory.
@@ -46,6 +47,7 @@ type Ledger struct {
 	zone    *time.Location
 	log     *slog.Logger
 	synced  func() bool
+	updates bool      // orders of another version of the software are taken
 	boot    uint32    // this start, counted from 1
 	start   time.Time // of this start, monotonic
 
@@ -117,7 +119,7 @@ func open(ctx context.Context, o Options, started protocol.LedgerStarted) (*Ledg
 		return nil, err
 	}
 	l := &Ledger{
-		db: db, path: o.Path, machine: o.Machine, soft: o.Software, zone: o.Zone, log: o.Log, synced: o.Synced,
+		db: db, path: o.Path, machine: o.Machine, soft: o.Software, zone: o.Zone, log: o.Log, synced: o.Synced, updates: o.Updates,
 		start: time.Now(), changed: make(chan struct{}), failure: make(chan struct{}),
 	}
 	err = l.load(ctx)

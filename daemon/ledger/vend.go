@@ -215,6 +215,16 @@ func (t *tx) lastVend() (protocol.VendID, error) {
 	return last, err
 }
 
+// Minted returns the highest vend id that was ever given out; 0 is none.
+func (l *Ledger) Minted(ctx context.Context) (protocol.VendID, error) {
+	var last protocol.VendID
+	err := l.read(ctx, "the last vend id", func(t *tx) (err error) {
+		last, err = t.lastVend()
+		return err
+	})
+	return last, err
+}
+
 // BoardHighest notes which board answers, and raises the ids to be minted above
 // the highest one it knows. A board that knows less than it once said has lost its
 // memory: from then on it is another one, and cannot speak for vends given to it before.

@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -207,9 +209,9 @@ func TestLocks(t *testing.T) {
 func TestRestarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
-		b := book(t, m)
+		book(t, m)
 		for range staff.TriesPerLock {
-			b = open(t, m)
+			b := open(t, m)
 			if err := b.Check(t.Context(), "s-104", wrong); err == nil {
 				t.Fatal("taken")
 			}
@@ -225,7 +227,7 @@ func TestRestarts(t *testing.T) {
 			stop()
 			time.Sleep(time.Hour) // nobody runs: this does not count
 		}
-		b = open(t, m)
+		b := open(t, m)
 		if l, ok := errors.AsType[*staff.LockedError](b.Check(t.Context(), "s-104", right)); !ok || l.For > 10*time.Second {
 			t.Fatalf("after %v: %+v", spent, l)
 		}
@@ -311,6 +313,26 @@ func TestValidPIN(t *testing.T) {
 		if err := staff.ValidPIN(pin); err != nil {
 			t.Errorf("%q: %v", pin, err)
 		}
+	}
+}
+
+func TestPepper(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "staff.pepper")
+	p, err := staff.OpenPepper(path)
+	if err != nil || p == (staff.Pepper{}) {
+		t.Fatalf("%v", err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
+		t.Errorf("%v, %v; want only ours", info.Mode(), err)
+	}
+	if again, err := staff.OpenPepper(path); err != nil || again != p {
+		t.Errorf("another one at the second start: %v", err)
+	}
+	if err := os.WriteFile(path, []byte("short"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := staff.OpenPepper(path); err == nil {
+		t.Error("a damaged one is used")
 	}
 }
 

@@ -32,6 +32,7 @@ var named = map[reflect.Type]node{
 	reflect.TypeFor[protocol.Per]():           {"type": "string", "enum": []any{"days", "month", "year"}},
 	reflect.TypeFor[protocol.Serving]():       {"type": "string", "enum": []any{"open", "empty", "closed"}},
 	reflect.TypeFor[protocol.CommandResult](): {"type": "string", "enum": []any{"ok", "failed", "expired", "unsupported"}},
+	reflect.TypeFor[protocol.UpdateEnd]():     {"type": "string", "minLength": 1, "maxLength": protocol.MaxName},
 	reflect.TypeFor[json.RawMessage]():        {"type": "object"},
 	reflect.TypeFor[[]byte]():                 {"type": "string", "contentEncoding": "base64"},
 }

@@ -74,7 +74,7 @@ func TestGoldenMessagesMatch(t *testing.T) {
 	}{
 		{"events.json", read("events.json")}, {"state.json", read("state.json")}, {"ack.json", read("ack.json")}, {"online.json", read("online.json")},
 		{"signed.json", read("desired.json")}, {"signed.json", read("command.json")}, {"desired.json", body(read("desired.json"))}, {"command.json", body(read("command.json"))},
-		{"keychain.json", read("keys.json")},
+		{"keychain.json", read("keys.json")}, {"state.json", read("state.update.json")}, {"command.json", body(read("command.update.json"))},
 	}
 	for _, tt := range tests {
 		s := compile(t, tt.schema)
