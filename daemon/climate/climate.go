@@ -27,8 +27,11 @@ const (
 	// convertTime is how long a measurement takes: the data sheet says 15.5 ms at most.
 	convertTime = 20 * time.Millisecond
 
-	// resetTime is how long a soft reset takes: 1.5 ms at most.
+	// resetTime is how long a soft reset takes, 1.5 ms at most, and a break, 1 ms.
 	resetTime = 5 * time.Millisecond
+
+	// heaterOn is the bit of the status word that says so.
+	heaterOn = 1 << 13
 
 	// tries is how often in a row a reading may go wrong, by a disturbance on the wire,
 	// before it is a fault.
@@ -73,6 +76,11 @@ func OpenBus(number int) (i2c.BusCloser, error) {
 		return nil, fmt.Errorf("open /dev/i2c-%d: %w", number, err)
 	}
 	return bus, nil
+}
+
+// On returns the function that opens a bus by its number, for New.
+func On(number int) func() (i2c.BusCloser, error) {
+	return func() (i2c.BusCloser, error) { return OpenBus(number) }
 }
 
 // New makes a sensor at an address of the bus that open opens, each time it is
@@ -155,20 +163,43 @@ func (s *Sensor) serve(ctx context.Context) (measured bool, err error) {
 }
 
 // greet resets the sensor, which also switches its heater off, and sees that it
-// is one.
+// is one. A program before this one may have left it measuring, and then it hears
+// nothing but a break, and does not acknowledge even that while it converts. The
+// general call that would reset it as well would reset everything else on the bus.
 func greet(ctx context.Context, dev *i2c.Dev) error {
+	if err := dev.Tx([]byte{0x30, 0x93}, nil); err != nil {
+		if err := sleep(ctx, convertTime); err != nil {
+			return err
+		}
+		if err := dev.Tx([]byte{0x30, 0x93}, nil); err != nil {
+			return fmt.Errorf("break: no answer: is it connected, and at this address?: %w", err)
+		}
+	}
+	if err := sleep(ctx, resetTime); err != nil {
+		return err
+	}
 	if err := dev.Tx([]byte{0x30, 0xA2}, nil); err != nil {
 		return fmt.Errorf("reset: no answer: is it connected, and at this address?: %w", err)
 	}
 	if err := sleep(ctx, resetTime); err != nil {
 		return err
 	}
+	return cold(dev)
+}
+
+// cold sees that the sensor does not heat itself: what it measured then would be its own
+// warmth, up to some degrees too much and much too dry.
+func cold(dev *i2c.Dev) error {
 	var status [3]byte
 	if err := dev.Tx([]byte{0xF3, 0x2D}, status[:]); err != nil {
 		return fmt.Errorf("read status: %w", err)
 	}
-	if _, err := word(status[:]); err != nil {
+	is, err := word(status[:])
+	if err != nil {
 		return fmt.Errorf("read status: not an SHT3x, or a bad wire: %w", err)
+	}
+	if is&heaterOn != 0 {
+		return errHeater
 	}
 	return nil
 }
@@ -178,8 +209,8 @@ func measure(ctx context.Context, dev *i2c.Dev) (Reading, error) {
 	var err error
 	for range tries {
 		var r Reading
-		if r, err = try(ctx, dev); err == nil || ctx.Err() != nil {
-			return r, err
+		if r, err = try(ctx, dev); err == nil || ctx.Err() != nil || errors.Is(err, errHeater) {
+			return r, err // a heater is switched off by the reset that follows
 		}
 	}
 	return Reading{}, fmt.Errorf("%d tries in a row: %w", tries, err)
@@ -198,12 +229,17 @@ func try(ctx context.Context, dev *i2c.Dev) (Reading, error) {
 	if err := dev.Tx(nil, b[:]); err != nil {
 		return Reading{}, fmt.Errorf("read measurement: %w", err)
 	}
-	return decode(b)
+	r, err := decode(b)
+	if err != nil {
+		return Reading{}, err
+	}
+	return r, cold(dev)
 }
 
 var (
-	errSum   = errors.New("wrong checksum")
-	errRange = errors.New("a temperature the sensor cannot measure")
+	errSum    = errors.New("wrong checksum")
+	errHeater = errors.New("its heater is on")
+	errRange  = errors.New("a temperature the sensor cannot measure")
 )
 
 // decode checks a measurement and converts it.

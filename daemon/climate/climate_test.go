@@ -93,6 +93,10 @@ type bus struct {
 	missing bool // the bus itself
 	alien   bool // another chip: what it says has no checksum
 	bent    int  // readings that arrive damaged
+	hot     bool // its heater is on
+	stuck   bool // and a reset does not switch it off
+	runs    bool // measures by itself, as a program before may have left it
+	breaks  int  // that were sent to it meanwhile; the first comes while it converts
 	open    bool
 	asked   int // measurements
 	busy    time.Time
@@ -145,10 +149,23 @@ func (b *bus) Tx(addr uint16, w, r []byte) error {
 	}
 	var out [6]byte
 	switch {
+	case bytes.Equal(w, []byte{0x30, 0x93}):
+		if b.runs {
+			b.breaks++
+		}
+		if b.runs && b.breaks == 1 {
+			return errNoAck
+		}
+		b.runs, b.breaks, b.pending, b.busy = false, 0, false, time.Now().Add(time.Millisecond)
+	case b.runs:
+		return errNoAck
 	case bytes.Equal(w, []byte{0x30, 0xA2}):
-		b.busy = time.Now().Add(1500 * time.Microsecond)
+		b.busy, b.hot = time.Now().Add(1500*time.Microsecond), b.hot && b.stuck
 	case bytes.Equal(w, []byte{0xF3, 0x2D}):
-		out = summed(0x8010, 0)
+		out = summed(0x0010, 0)
+		if b.hot {
+			out = summed(0x2010, 0)
+		}
 	case bytes.Equal(w, []byte{0x24, 0x00}):
 		b.asked++
 		b.pending, b.busy = true, time.Now().Add(15500*time.Microsecond)
@@ -249,6 +266,34 @@ func TestFaults(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A program before this one left the sensor measuring by itself, with its heater on.
+func TestFoundRunning(t *testing.T) {
+	t.Parallel()
+	onBus(t, &bus{runs: true, hot: true}, func(t *testing.T, s *Sensor) {
+		time.Sleep(time.Second)
+		wants(t, s, true, "")
+	})
+}
+
+// A heater that comes on is switched off, and what was measured meanwhile is nobody's.
+func TestHeater(t *testing.T) {
+	t.Parallel()
+	b := &bus{}
+	onBus(t, b, func(t *testing.T, s *Sensor) {
+		time.Sleep(time.Second)
+		wants(t, s, true, "")
+		b.set(func(b *bus) { b.hot, b.stuck = true, true })
+		time.Sleep(time.Minute)
+		wants(t, s, false, "its heater is on")
+		b.set(func(b *bus) { b.stuck = false })
+		time.Sleep(longPause + time.Second)
+		wants(t, s, true, "")
+		b.set(func(b *bus) { b.hot = true })
+		time.Sleep(between + 2*firstPause)
+		wants(t, s, true, "")
+	})
 }
 
 func TestAbsentAtStart(t *testing.T) {

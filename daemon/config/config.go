@@ -27,8 +27,9 @@ const maxFile = 8 << 20
 // Doc is a file that was read, with what is wrong with it.
 type Doc struct {
 	name       string
-	lines      map[string]int // line of each key, such as "machine[2].slots[0].par"
-	unread     bool           // the file could not be read at all: nothing is known of its keys
+	lines      map[string]int  // line of each key, such as "machine[2].slots[0].par"
+	there      map[string]bool // keys that the file has
+	unread     bool            // the file could not be read at all: nothing is known of its keys
 	complaints []complaint
 }
 
@@ -40,7 +41,7 @@ type complaint struct {
 // Decode reads the file into v, a pointer to a struct whose fields carry `toml`
 // tags. Ask Err when all checks are made.
 func Decode(name string, r io.Reader, v any) *Doc {
-	d := &Doc{name: name, lines: map[string]int{}}
+	d := &Doc{name: name, lines: map[string]int{}, there: map[string]bool{}}
 	text, err := io.ReadAll(io.LimitReader(r, maxFile+1))
 	switch {
 	case err != nil:
@@ -80,6 +81,9 @@ func (d *Doc) Check(key string, err error) {
 		d.add(d.line(key), "%s: %v", key, err)
 	}
 }
+
+// Has reports whether the file has key, with whatever value.
+func (d *Doc) Has(key string) bool { return d.there[key] }
 
 // Err returns every complaint, in the order of the file, or nil.
 func (d *Doc) Err() error {
@@ -168,6 +172,7 @@ func (d *Doc) table(at string, tree map[string]any, into reflect.Value) {
 	}
 	for name, value := range tree {
 		key := join(at, name)
+		d.there[key] = true
 		field, known := fields[name]
 		if !known {
 			d.Need(false, key, "unknown key; known here: %s", strings.Join(sorted(fields), ", "))

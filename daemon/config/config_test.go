@@ -125,3 +125,14 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// What the file says is told from what a struct had before.
+func TestHas(t *testing.T) {
+	s := settings{Machine: "before"}
+	d := Decode("x.toml", strings.NewReader("[board]\nbaud = 0\n[[product]]\nid = \"a\"\n"), &s)
+	for key, want := range map[string]bool{"machine": false, "board": true, "board.baud": true, "board.path": false, "product[0].id": true, "product[1].id": false} {
+		if d.Has(key) != want {
+			t.Errorf("%s: got %v", key, !want)
+		}
+	}
+}

@@ -12,10 +12,6 @@ import (
 	"yaoju/protocol"
 )
 
-// MotionLimit bounds one slot's attempt: a full turn (4.1 s measured on the slowest
-// spiral), three half-turns more, and the drop window after the last.
-const MotionLimit = 15 * time.Second
-
 // MaxSlots is how many slots one order may try. A third failure in a row is the
 // machine's fault, not the slot's, and the resident has waited long enough.
 const MaxSlots = 3

@@ -15,18 +15,21 @@ import (
 type Dispenser struct {
 	ledger Ledger
 	motor  Motor
+	limit  time.Duration // of one slot's attempt
 	log    *slog.Logger
 	turn   chan struct{} // holds one token: who has it serves or recovers
 }
 
-// New returns a dispenser for one machine.
-func New(l Ledger, m Motor, log *slog.Logger) *Dispenser {
-	return &Dispenser{ledger: l, motor: m, log: log, turn: make(chan struct{}, 1)}
+// New returns a dispenser for one machine. limit bounds one slot's attempt: what is
+// not answered by then is unknown. It belongs to the motors: an elevator takes
+// minutes for what a spiral does in seconds.
+func New(l Ledger, m Motor, limit time.Duration, log *slog.Logger) *Dispenser {
+	return &Dispenser{ledger: l, motor: m, limit: limit, log: log, turn: make(chan struct{}, 1)}
 }
 
 // Serve gives one box for o. A slot that keeps its box is followed by another that
-// holds the same product, at most MaxSlots in all. The Vend and Result are those
-// of the last slot tried. An error with a Result in it means the outcome could not
+// holds the same product, at most MaxSlots in all, and none once ctx has ended: then
+// the program is to stop. The Vend and Result are those of the last slot tried. An error with a Result in it means the outcome could not
 // be recorded yet; Recover will.
 func (d *Dispenser) Serve(ctx context.Context, o Order) (Vend, protocol.Result, error) {
 	if err := d.begin(ctx); err != nil {
@@ -37,6 +40,7 @@ func (d *Dispenser) Serve(ctx context.Context, o Order) (Vend, protocol.Result, 
 	var v Vend
 	r := protocol.Result{Outcome: protocol.Kept}
 	o.Tried = slices.Clone(o.Tried)
+	asked := ctx
 	for len(o.Tried) < MaxSlots {
 		next, err := d.reserve(ctx, o)
 		if denied := (*DeniedError)(nil); errors.As(err, &denied) && len(o.Tried) > 0 {
@@ -54,7 +58,7 @@ func (d *Dispenser) Serve(ctx context.Context, o Order) (Vend, protocol.Result, 
 		if err := d.settle(ctx, v.ID, r); err != nil {
 			return v, r, err
 		}
-		if r.Outcome != protocol.Kept || !elsewhere(r.Cause) {
+		if r.Outcome != protocol.Kept || !elsewhere(r.Cause) || asked.Err() != nil {
 			return v, r, nil
 		}
 		o.Tried = append(o.Tried, v.Slot)
@@ -76,7 +80,7 @@ func elsewhere(f protocol.Fault) bool {
 
 // move runs the motor once and never guesses: whatever is not answered is unknown.
 func (d *Dispenser) move(ctx context.Context, v Vend) protocol.Result {
-	ctx, cancel := context.WithTimeout(ctx, MotionLimit)
+	ctx, cancel := context.WithTimeout(ctx, d.limit)
 	defer cancel()
 	r, err := d.motor.Vend(ctx, v.ID, v.Slot)
 	if err != nil {
@@ -117,7 +121,7 @@ func (d *Dispenser) Recover(ctx context.Context) (open int, err error) {
 }
 
 func (d *Dispenser) ask(ctx context.Context, v Vend) (protocol.Result, error) {
-	ctx, cancel := context.WithTimeout(ctx, MotionLimit) // it may still be turning from before we started
+	ctx, cancel := context.WithTimeout(ctx, d.limit) // it may still be turning from before we started
 	defer cancel()
 	r, err := d.motor.Result(ctx, v.ID)
 	if err != nil {

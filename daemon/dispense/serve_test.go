@@ -14,6 +14,9 @@ import (
 	"yaoju/protocol"
 )
 
+// motionLimit is that of these tests' motors.
+const motionLimit = 15 * time.Second
+
 // book is a ledger that polices its own contract: it fails the test when a vend
 // is settled that was never reserved, or settled against what is already known.
 type book struct {
@@ -95,7 +98,8 @@ type tray struct {
 	ends   map[protocol.Slot]protocol.Result // how a turn of the slot ends; absent: dispensed
 	lost   bool                              // the answer never comes back
 	known  map[protocol.VendID]protocol.Result
-	silent bool // no answer to questions either
+	silent bool   // no answer to questions either
+	during func() // called while the motor turns; nil: nothing
 }
 
 func newTray(t *testing.T) *tray {
@@ -111,6 +115,9 @@ func (m *tray) Vend(ctx context.Context, id protocol.VendID, s protocol.Slot) (p
 		r = protocol.Result{Outcome: protocol.Dispensed, Pieces: 1}
 	}
 	m.known[id] = r
+	if m.during != nil {
+		m.during()
+	}
 	if m.lost {
 		<-ctx.Done()
 		return protocol.Result{}, ctx.Err()
@@ -163,7 +170,7 @@ func TestServe(t *testing.T) {
 			if tt.ends != nil {
 				m.ends = tt.ends
 			}
-			_, r, err := New(b, m, slog.New(slog.DiscardHandler)).Serve(t.Context(), Order{Product: "condom-52"})
+			_, r, err := New(b, m, motionLimit, slog.New(slog.DiscardHandler)).Serve(t.Context(), Order{Product: "condom-52"})
 			if err != nil || r.Outcome != tt.want {
 				t.Errorf("got %v, %v; want %v", r.Outcome, err, tt.want)
 			}
@@ -174,10 +181,25 @@ func TestServe(t *testing.T) {
 	}
 }
 
+// A program that is to stop finishes the slot in hand, and tries no other.
+func TestServeStops(t *testing.T) {
+	b, m := newBook(t, 7, 8), newTray(t)
+	m.ends[7] = kept(protocol.FaultNoDrop)
+	ctx, stop := context.WithCancel(t.Context())
+	m.during = stop
+	_, r, err := New(b, m, motionLimit, slog.New(slog.DiscardHandler)).Serve(ctx, Order{Product: "condom-52"})
+	if err != nil || r.Outcome != protocol.Kept {
+		t.Errorf("got %v, %v; want kept", r, err)
+	}
+	if want := "1@7 kept"; b.String() != want {
+		t.Errorf("book says %s, want %s", b, want)
+	}
+}
+
 func TestServeDenied(t *testing.T) {
 	b, m := newBook(t, 1), newTray(t)
 	b.deny = protocol.DenialEarly
-	_, r, err := New(b, m, slog.New(slog.DiscardHandler)).Serve(t.Context(), Order{Product: "condom-52"})
+	_, r, err := New(b, m, motionLimit, slog.New(slog.DiscardHandler)).Serve(t.Context(), Order{Product: "condom-52"})
 	var denied *DeniedError
 	if !errors.As(err, &denied) || denied.Reason != protocol.DenialEarly || r.Outcome != protocol.Kept {
 		t.Errorf("got %v, %v; want kept and a denial", r, err)
@@ -193,7 +215,7 @@ func TestLostAnswerIsRecovered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, m := newBook(t, 5, 6), newTray(t)
 		m.lost, m.silent = true, true
-		d := New(b, m, slog.New(slog.DiscardHandler))
+		d := New(b, m, motionLimit, slog.New(slog.DiscardHandler))
 		ctx, leave := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, leave)
 		begun := time.Now()
@@ -201,8 +223,8 @@ func TestLostAnswerIsRecovered(t *testing.T) {
 		if err != nil || r.Outcome != protocol.Unknown {
 			t.Errorf("got %v, %v; want unknown", r, err)
 		}
-		if took := time.Since(begun); took != MotionLimit {
-			t.Errorf("gave up after %v, want %v", took, MotionLimit)
+		if took := time.Since(begun); took != motionLimit {
+			t.Errorf("gave up after %v, want %v", took, motionLimit)
 		}
 		if open, err := d.Recover(t.Context()); open != 1 || err == nil {
 			t.Errorf("recover with a silent board: %d open, %v; want 1 open and an error", open, err)
@@ -223,7 +245,7 @@ func TestRecoverNeverStarted(t *testing.T) {
 	if _, err := b.Reserve(t.Context(), Order{}); err != nil {
 		t.Fatal(err)
 	}
-	if open, err := New(b, m, slog.New(slog.DiscardHandler)).Recover(t.Context()); open != 0 || err != nil {
+	if open, err := New(b, m, motionLimit, slog.New(slog.DiscardHandler)).Recover(t.Context()); open != 0 || err != nil {
 		t.Errorf("recover: %d open, %v; want none", open, err)
 	}
 	if want := "1@5 kept"; b.String() != want {
@@ -239,7 +261,7 @@ func TestRecoverOrphan(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.lines[1].orphan = true
-	if open, err := New(b, m, slog.New(slog.DiscardHandler)).Recover(t.Context()); open != 1 || err != nil {
+	if open, err := New(b, m, motionLimit, slog.New(slog.DiscardHandler)).Recover(t.Context()); open != 1 || err != nil {
 		t.Errorf("recover: %d open, %v; want 1", open, err)
 	}
 	if want := "1@5 unknown"; b.String() != want {
@@ -253,7 +275,7 @@ func TestSettleFails(t *testing.T) {
 	b, m := newBook(t, 5, 6), newTray(t)
 	b.fail = errors.New("disk full")
 	m.ends[5] = kept(protocol.FaultNoDrop)
-	d := New(b, m, slog.New(slog.DiscardHandler))
+	d := New(b, m, motionLimit, slog.New(slog.DiscardHandler))
 	v, r, err := d.Serve(t.Context(), Order{Product: "condom-52"})
 	if err == nil || !strings.Contains(err.Error(), "disk full") || v.ID != 1 || r.Outcome != protocol.Kept {
 		t.Errorf("got vend %d, %v, %v; want vend 1, kept, disk full", v.ID, r.Outcome, err)
@@ -273,7 +295,7 @@ func TestOneAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, m := newBook(t, 5), newTray(t)
 		m.lost = true
-		d := New(b, m, slog.New(slog.DiscardHandler))
+		d := New(b, m, motionLimit, slog.New(slog.DiscardHandler))
 		done := make(chan struct{})
 		go func() {
 			defer close(done)

@@ -176,6 +176,8 @@ func (t *talk) suspect(err error) error {
 	switch {
 	case errors.Is(err, errOver):
 		return err
+	case errors.Is(err, errNak), errors.Is(err, errSyntax):
+		return fmt.Errorf("%w: it is a PN532, on a bad wire or one that is not sound", err) // nothing else says so
 	case len(t.alien) == 0:
 		return fmt.Errorf("%w: is it a PN532, switched to serial (HSU), at 115200 baud?", err)
 	case bytes.Contains(t.alien, []byte("\xaa\xaa\xaa\x96\x69")):

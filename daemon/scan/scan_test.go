@@ -291,6 +291,30 @@ func TestReaderThatStaysBroken(t *testing.T) {
 	}
 }
 
+// A chip that does not get its very first command whole, as clones do that need longer to
+// wake, comes up; one that never does is not called another device.
+func TestFirstCommandRefused(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		times int
+		up    bool
+	}{"twice": {2, true}, "for ever": {0, false}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, 0x32, scan.Framing{})
+				b.nfc.Break(sim.Fault{Kind: sim.Nak, On: sim.SAM, Times: c.times})
+				b.run(func() {
+					time.Sleep(5 * time.Second)
+					if s := b.state("nfc"); s.Up != c.up || !c.up && (!strings.Contains(s.Why, "it is a PN532") || strings.Contains(s.Why, "wrong device")) {
+						t.Errorf("%+v", s)
+					}
+				})
+			})
+		})
+	}
+}
+
 func TestWrongDeviceIsNamed(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

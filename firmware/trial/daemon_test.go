@@ -122,7 +122,7 @@ type daemon struct {
 func (c *cabinet) daemon() *daemon {
 	log := slog.New(slog.DiscardHandler)
 	d := &daemon{board: machine.New(c.dial, log, machine.Options{Config: board.DefaultConfigure()}), met: make(chan struct{}, 100)}
-	d.disp = dispense.New(c.book, d.board, log)
+	d.disp = dispense.New(c.book, d.board, 15*time.Second, log)
 	ctx, cancel := context.WithCancel(c.Context())
 	var running sync.WaitGroup
 	running.Go(func() { d.board.Run(ctx) }) // it ends with ctx

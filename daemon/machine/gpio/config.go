@@ -94,86 +94,95 @@ type use struct {
 	line Line
 	role string // what it is for; those who share a role may share the line
 	out  bool
+	key  string // where a configuration file names it
 }
 
 // uses lists every line with its role, in the order of the configuration.
 func (c Config) uses() []use {
 	var l []use
-	add := func(line Line, role string, out bool) {
+	add := func(line Line, role string, out bool, key string) {
 		if line != "" {
-			l = append(l, use{line, role, out})
+			l = append(l, use{line, role, out, key})
 		}
 	}
-	for _, m := range c.Motors {
-		add(m.Line, fmt.Sprintf("motor of slot %d", m.Slot), true)
-		add(m.Row, "row", true)
-		add(m.Column, "column", true)
-		add(m.Home, "home switch", false)
+	for i, m := range c.Motors {
+		add(m.Line, fmt.Sprintf("motor of slot %d", m.Slot), true, motorKey(i, "line"))
+		add(m.Row, "row", true, motorKey(i, "row"))
+		add(m.Column, "column", true, motorKey(i, "column"))
+		add(m.Home, "home switch", false, motorKey(i, "home"))
 	}
-	add(c.Enable, "enable", true)
-	add(c.Curtain, "curtain", false)
-	add(c.Emitter, "emitter", true)
-	add(c.Door, "door", false)
-	add(c.Lock, "lock", true)
-	add(c.Light, "light", true)
+	add(c.Enable, "enable", true, "enable")
+	add(c.Curtain, "curtain", false, "curtain")
+	add(c.Emitter, "emitter", true, "emitter")
+	add(c.Door, "door", false, "door")
+	add(c.Lock, "lock", true, "lock")
+	add(c.Light, "light", true, "light")
 	return l
 }
+
+// motorKey is what a configuration file calls one thing of motor i.
+func motorKey(i int, name string) string { return fmt.Sprintf("motor[%d].%s", i, name) }
 
 // Valid returns everything that is wrong with c in one error, or nil. Whether the
 // lines exist only the kernel knows: see New.
 func (c Config) Valid() error {
-	c = c.withDefaults()
 	var bad []error
-	need := func(ok bool, format string, args ...any) {
-		if !ok {
-			bad = append(bad, fmt.Errorf(format, args...))
-		}
-	}
-	need(len(c.Motors) > 0, "no motor is named")
-	need(len(c.Motors) <= MaxMotors, "%d motors: at most %d are allowed", len(c.Motors), MaxMotors)
-	need(c.Curtain != "", "curtain: no line: without a drop sensor nobody knows what fell")
-	need(c.Emitter != "", "emitter: no line: a drop sensor that cannot be tested cannot be believed")
-	need(c.Door != "", "door: no line")
-	need(c.Leave >= 100*time.Millisecond && c.Leave <= 2*time.Second, "leave limit %v: 100ms to 2s are allowed", c.Leave)
-	need(c.Turn >= c.Leave+100*time.Millisecond && c.Turn <= board.MaxTurnMS*time.Millisecond,
-		"turn limit %v: %v to %v are allowed", c.Turn, c.Leave+100*time.Millisecond, board.MaxTurnMS*time.Millisecond)
-	need(c.Slow > 0, "slow limit %v: not a time", c.Slow)
-	seen := map[protocol.Slot]bool{}
-	crossing := map[[2]string]protocol.Slot{}
-	for _, m := range c.Motors {
-		need(m.Slot.Valid() == nil, "slot %d: slots are 1 to %d", m.Slot, protocol.Slots)
-		need(!seen[m.Slot], "slot %d is named twice", m.Slot)
-		seen[m.Slot] = true
-		own, crossed := m.Line != "", m.Row != "" && m.Column != ""
-		need(own != crossed && (crossed || m.Row == "" && m.Column == ""), "slot %d: want a line, or a row and a column", m.Slot)
-		need(m.Home != "", "slot %d: no home switch", m.Slot)
-		at := [2]string{m.Row.Name(), m.Column.Name()}
-		other, taken := crossing[at]
-		need(!crossed || !taken, "slots %d and %d have the same row and column", other, m.Slot)
-		crossing[at] = m.Slot
-	}
-	return errors.Join(append(bad, c.doubled()...)...)
+	c.Check(func(_ string, err error) { bad = append(bad, err) })
+	return errors.Join(bad...)
 }
 
-// doubled lists lines with two roles or two polarities, and those without a name.
-func (c Config) doubled() []error {
-	var bad []error
+// Check calls complain for everything that is wrong with c, with the key it is wrong
+// in, as a configuration file has it, such as "motor[2].home" or "turn_ms".
+func (c Config) Check(complain func(key string, err error)) {
+	c = c.withDefaults()
+	need := func(ok bool, key, format string, args ...any) {
+		if !ok {
+			complain(key, fmt.Errorf(format, args...))
+		}
+	}
+	need(len(c.Motors) > 0, "motor", "no motor is named")
+	need(len(c.Motors) <= MaxMotors, "motor", "%d motors: at most %d are allowed", len(c.Motors), MaxMotors)
+	need(c.Curtain != "", "curtain", "curtain: no line: without a drop sensor nobody knows what fell")
+	need(c.Emitter != "", "emitter", "emitter: no line: a drop sensor that cannot be tested cannot be believed")
+	need(c.Door != "", "door", "door: no line")
+	need(c.Leave >= 100*time.Millisecond && c.Leave <= 2*time.Second, "leave_ms", "leave limit %v: 100ms to 2s are allowed", c.Leave)
+	need(c.Turn >= c.Leave+100*time.Millisecond && c.Turn <= board.MaxTurnMS*time.Millisecond, "turn_ms",
+		"turn limit %v: %v to %v are allowed", c.Turn, c.Leave+100*time.Millisecond, board.MaxTurnMS*time.Millisecond)
+	need(c.Slow > 0, "slow_ms", "slow limit %v: not a time", c.Slow)
+	seen := map[protocol.Slot]bool{}
+	crossing := map[[2]string]protocol.Slot{}
+	for i, m := range c.Motors {
+		need(m.Slot.Valid() == nil, motorKey(i, "slot"), "slot %d: slots are 1 to %d", m.Slot, protocol.Slots)
+		need(!seen[m.Slot], motorKey(i, "slot"), "slot %d is named twice", m.Slot)
+		seen[m.Slot] = true
+		own, crossed := m.Line != "", m.Row != "" && m.Column != ""
+		need(own != crossed && (crossed || m.Row == "" && m.Column == ""), motorKey(i, "line"), "slot %d: want a line, or a row and a column", m.Slot)
+		need(m.Home != "", motorKey(i, "home"), "slot %d: no home switch", m.Slot)
+		at := [2]string{m.Row.Name(), m.Column.Name()}
+		other, taken := crossing[at]
+		need(!crossed || !taken, motorKey(i, "row"), "slots %d and %d have the same row and column", other, m.Slot)
+		crossing[at] = m.Slot
+	}
+	c.doubled(complain)
+}
+
+// doubled finds lines with two roles or two polarities, and those without a name.
+func (c Config) doubled(complain func(key string, err error)) {
 	first := map[string]use{}
 	for _, u := range c.uses() {
 		name := u.line.Name()
 		was, again := first[name]
 		switch {
 		case name == "":
-			bad = append(bad, fmt.Errorf("%s: %q is no line", u.role, u.line))
+			complain(u.key, fmt.Errorf("%s: %q is no line", u.role, u.line))
 		case !again:
 			first[name] = u
 		case was.role != u.role || strings.HasPrefix(u.role, "motor"):
-			bad = append(bad, fmt.Errorf("line %s is %s and %s", name, was.role, u.role))
+			complain(u.key, fmt.Errorf("line %s is %s and %s", name, was.role, u.role))
 		case was.line != u.line:
-			bad = append(bad, fmt.Errorf("line %s is active both high and low as %s", name, u.role))
+			complain(u.key, fmt.Errorf("line %s is active both high and low as %s", name, u.role))
 		}
 	}
-	return bad
 }
 
 // absent lists lines that are not among names, or there more than once.
@@ -201,6 +210,21 @@ func (c Config) absent(names []string) []error {
 	return bad
 }
 
+// overtime is how long a line stays on beyond its time before somebody else than the
+// owner of its timer takes it off: the owner was late by a third of that, at worst.
+const overtime = 500 * time.Millisecond
+
+// longest is how long u may be on at a stretch.
+func (c Config) longest(u use) time.Duration {
+	switch u.line {
+	case c.Emitter, c.Light:
+		return 0
+	case c.Lock:
+		return board.MaxLockMS*time.Millisecond + overtime
+	}
+	return c.Turn + overtime // all the others feed a motor
+}
+
 // wires returns what to ask of the kernel.
 func (c Config) wires() Wires {
 	var w Wires
@@ -213,7 +237,7 @@ func (c Config) wires() Wires {
 		in := In{Name: u.line.Name(), PullUp: u.line.Level(false)}
 		switch {
 		case u.out:
-			w.Outs = append(w.Outs, Out{Name: u.line.Name(), Off: u.line.Level(false)})
+			w.Outs = append(w.Outs, Out{Name: u.line.Name(), Off: u.line.Level(false), Longest: c.longest(u)})
 		case u.line == c.Curtain:
 			w.Curtain = in
 		default:

@@ -86,12 +86,13 @@ type where struct {
 	fd  int
 	bit uint64
 	off uint64
+	at  note // of an output: where the guard has it
 }
 
 // taken are lines of the kernel.
 type taken struct {
 	lines   map[string]where
-	outs    []values // levels at which they are off, of each descriptor
+	outs    []watched // of each descriptor
 	outFDs  []*os.File
 	ins     []*os.File
 	curtain *os.File
@@ -149,6 +150,7 @@ func (t *taken) take(w Wires, all map[string][]place) error {
 			return err
 		}
 		a.outs.add(o.Name, all[o.Name][0].offset, o.Off)
+		a.longest = append(a.longest, o.Longest)
 	}
 	for _, in := range w.Ins {
 		a, err := ask(in.Name)
@@ -179,7 +181,10 @@ type group struct {
 }
 
 // asked is what is asked of one chip.
-type asked struct{ outs, ins, curtain group }
+type asked struct {
+	outs, ins, curtain group
+	longest            []time.Duration // of each of outs
+}
 
 func (g *group) add(name string, offset uint32, bit bool) {
 	if bit {
@@ -213,7 +218,7 @@ func (t *taken) takeOf(path string, a *asked) error {
 			return nil, fmt.Errorf("take %s: %w", strings.Join(g.names, ", "), err)
 		}
 		for i, name := range g.names {
-			t.lines[name] = where{fd, 1 << i, g.bits & (1 << i)}
+			t.lines[name] = where{fd, 1 << i, g.bits & (1 << i), note{request: byte(len(t.outs)), line: byte(i)}}
 		}
 		if g == &a.curtain { // the runtime's poller waits for its edges
 			if err := unix.SetNonblock(fd, true); err != nil {
@@ -229,7 +234,7 @@ func (t *taken) takeOf(path string, a *asked) error {
 		if err != nil {
 			return err
 		}
-		t.outFDs, t.outs = append(t.outFDs, f), append(t.outs, values{a.outs.bits, a.outs.mask()})
+		t.outFDs, t.outs = append(t.outFDs, f), append(t.outs, watched{values{a.outs.bits, a.outs.mask()}, a.longest})
 	}
 	if len(a.ins.names) > 0 {
 		f, err := take(&a.ins, a.ins.pulls(0))
@@ -248,7 +253,8 @@ func (t *taken) takeOf(path string, a *asked) error {
 	return nil
 }
 
-// Write implements Pins. Without its guard no output is driven but off.
+// Write implements Pins. Without its guard no output is driven but off. The guard is told
+// before a line is on, and after it is off: what it does not know of is not on.
 func (t *taken) Write(name string, high bool) error {
 	at, ok := t.lines[name]
 	if !ok {
@@ -258,10 +264,12 @@ func (t *taken) Write(name string, high bool) error {
 	if high {
 		bits = at.bit
 	}
+	n := at.at
 	if bits == at.off {
-		return setValues(at.fd, bits, at.bit)
+		return errors.Join(setValues(at.fd, bits, at.bit), t.guard.tell(n))
 	}
-	if err := t.guard.alive(); err != nil {
+	n.on = 1
+	if err := t.guard.tell(n); err != nil {
 		return err
 	}
 	return setValues(at.fd, bits, at.bit)
@@ -301,7 +309,7 @@ func (t *taken) Edge(limit time.Duration) (Edge, bool, error) {
 func (t *taken) Close() error {
 	var err error
 	for i, f := range t.outFDs {
-		err = errors.Join(err, setValues(int(f.Fd()), t.outs[i].bits, t.outs[i].mask))
+		err = errors.Join(err, setValues(int(f.Fd()), t.outs[i].off.bits, t.outs[i].off.mask))
 	}
 	return errors.Join(err, t.guard.dismiss(), t.release())
 }

@@ -19,19 +19,22 @@
 // controller. A PL061 goes on driving the last level, and so does a Raspberry Pi with
 // the kernel of its makers (persist_gpio_outputs): a motor would turn on. So a guard,
 // this program started once more, holds the same lines and drives them off as soon as
-// the pipe to it breaks; see Kernel and Guard. `dtparam=strict_gpiod` in a Pi's
+// the pipe to it breaks, or when a motor or the lock was on for longer than it may be:
+// then this program hangs. See Kernel and Guard. `dtparam=strict_gpiod` in a Pi's
 // config.txt makes its kernel let go as well, and does no harm beside the guard.
 //
 // Nothing here measures current. A spiral that is held fast, a motor that is cut off
 // and a home switch that does not close look the same, a turn that does not come to
 // its end, and all are RUNAWAY: latched, because the worst of them pushes out box
 // after box. A motor without wire does not leave home: STUCK_HOME. A short circuit is
-// the fuse's.
+// the fuse's; one in the crossings of rows and columns shows at the home switch of a slot
+// that turns along, which stops both: SHORT, latched.
 //
 // It owns lines, times and the file. It knows nothing of stock, residents or screens.
 package gpio
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,10 +49,12 @@ import (
 	"yaoju/protocol/board"
 )
 
-// Out is an output, and the level at which it is off.
+// Out is an output, the level at which it is off, and how long it may be on at a stretch,
+// whatever becomes of this program; 0 is for ever.
 type Out struct {
-	Name string
-	Off  bool
+	Name    string
+	Off     bool
+	Longest time.Duration
 }
 
 // In is an input, and whether it is pulled up or down.
@@ -75,7 +80,8 @@ type Edge struct {
 type Chip interface {
 	// Names lists the lines there are; one that is there twice comes twice.
 	Names() ([]string, error)
-	// Open takes lines. Every output is at its off level from the moment it is one.
+	// Open takes lines. Every output is at its off level from the moment it is one, and
+	// back there when this process dies or has had one on for too long.
 	// It may block for two seconds while a dead process's guard has them.
 	Open(w Wires) (Pins, error)
 }
@@ -317,6 +323,9 @@ func (m *Machine) faults(s machine.Status) []machine.Fault {
 	}
 	add(!s.Up, protocol.FaultBoardSilent, 0)
 	add(m.seen.knew, protocol.FaultBoardKnows, 0)
+	slices.SortFunc(l, func(a, b machine.Fault) int { // what is latched may be any
+		return cmp.Or(cmp.Compare(a.Fault, b.Fault), cmp.Compare(a.Slot, b.Slot))
+	})
 	return l
 }
 

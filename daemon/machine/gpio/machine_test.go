@@ -171,6 +171,44 @@ func status(r *rig) machine.Status {
 	return s
 }
 
+// TestGhost has another motor turn along with the one that is to, at once and late. Both
+// stop before the other spiral lets go of anything, and nothing turns until somebody looked.
+func TestGhost(t *testing.T) {
+	for _, after := range []time.Duration{0, time.Second, 2200 * time.Millisecond} {
+		t.Run(after.String(), func(t *testing.T) {
+			on(t, func(t *testing.T, r *rig) {
+				time.AfterFunc(after, func() { r.plant.Set(func(c *sim.Cabinet) { c.Ghost = 2 }) })
+				got := r.vend(1, 1)
+				fell := r.plant.Fallen(1)
+				if got.Cause != protocol.FaultInterrupted && got.Cause != 0 || (got.Outcome == protocol.Dispensed) != (fell == 1) || r.plant.Fallen(2) != 0 {
+					t.Errorf("got %+v; %d fell, and %d of the ghost", got, fell, r.plant.Fallen(2))
+				}
+				if got.Cause == 0 { // it was home before the other was seen to have moved
+					got = r.vend(2, 1)
+				}
+				if !r.has(protocol.FaultShort, 2) || !r.has(protocol.FaultNotHome, 2) {
+					t.Errorf("faults %+v", status(r).Faults)
+				}
+				if got := r.vend(3, 3); got.Outcome != protocol.Kept || got.Cause != protocol.FaultBoardSilent {
+					t.Errorf("latched by the ghost, a third slot: %+v", got)
+				}
+				r.plant.Set(func(c *sim.Cabinet) { c.Ghost = 0 })
+				if err := r.Clear(t.Context(), protocol.FaultShort); err != nil {
+					t.Error(err)
+				}
+				for _, slot := range []protocol.Slot{1, 2, 3} { // 3 may share its switch's line with 2
+					if err := r.Home(t.Context(), slot); err != nil {
+						t.Errorf("home slot %d: %v", slot, err)
+					}
+				}
+				if got := r.vend(4, 2); got.Outcome != protocol.Dispensed {
+					t.Errorf("mended: %+v; faults %+v", got, status(r).Faults)
+				}
+			})
+		})
+	}
+}
+
 func TestLatchOutlivesRestart(t *testing.T) {
 	on(t, func(t *testing.T, r *rig) {
 		r.plant.SetSlot(1, sim.Faults{Jam: true})

@@ -24,6 +24,12 @@ const (
 	// progressEvery makes a smooth bar.
 	progressEvery = 100 * time.Millisecond
 
+	// aroundEvery is how often the other slots' switches are read while a motor turns, and
+	// aroundFor how long one must say something else than before: vibration lets contacts
+	// chatter for a few ms.
+	aroundEvery = 10 * time.Millisecond
+	aroundFor   = 50 * time.Millisecond
+
 	watchFor  = board.WatchMS * time.Millisecond
 	settleFor = board.SettleMS * time.Millisecond
 	pauseFor  = board.PauseMS * time.Millisecond
@@ -43,6 +49,17 @@ func (s *steady) sample(now time.Time, raw bool, long time.Duration) {
 	if now.Sub(s.since) >= long {
 		s.level = raw
 	}
+}
+
+// bystander is a home switch of others, which must stay as it is while a motor turns. One
+// that changes has a motor with power that nobody gave it: a diode is missing or shorted
+// in the crossings, or a driver. It is stopped before its spiral, which has just left home,
+// can let go of anything.
+type bystander struct {
+	line   Line
+	slots  []protocol.Slot // more than one where their switches are in series
+	before bool
+	now    steady
 }
 
 // motion is one vend, test or homing, from the journal's promise to the end of the
@@ -69,6 +86,9 @@ type motion struct {
 	homeward                    bool          // this start is for the way home only
 	left                        bool          // home switch has opened since this start
 	home, door                  steady
+	others                      []bystander
+	around                      time.Time  // others were read last
+	ghost                       *bystander // one of them that turned along; nil: none
 }
 
 // vend is one vend, told as a bystander would.
@@ -219,6 +239,7 @@ func (s *session) turn(v *motion, phase board.Phase) {
 	}
 	v.onAt, v.stopAt, v.last, v.left = now, now, now, !home
 	v.home, v.door = steady{home, home, now}, steady{shut, shut, now}
+	v.others, v.around = s.bystanders(v, now), now
 	switch {
 	case v.kind == board.MotionVend && !shut:
 		v.blame(protocol.FaultDoorOpened)
@@ -231,13 +252,67 @@ func (s *session) turn(v *motion, phase board.Phase) {
 	v.stopAt = time.Now()
 	v.ran += v.stopAt.Sub(v.onAt)
 	v.blame(cause)
-	if cause == protocol.FaultRunaway {
-		next := s.m.memory().with(func(n *memory) { n.Latched, n.LatchedSlot = cause, v.slot })
-		s.m.remember(next) // latched in this process, whether the store takes it or not
-		if err := s.save(next); err != nil {
-			s.m.log.Error("runaway not saved", "slot", v.slot, "err", err)
+	switch {
+	case v.ghost != nil:
+		s.m.log.Error("another motor turned along: look for a bad diode or driver", "slot", v.ghost.slots[0])
+		s.latch(protocol.FaultShort, v.ghost.slots[0], v.ghost.slots...)
+	case cause == protocol.FaultRunaway:
+		s.latch(cause, v.slot)
+	}
+}
+
+// latch keeps every motor still until somebody has looked; away are slots that have left
+// home as well.
+func (s *session) latch(why protocol.Fault, slot protocol.Slot, away ...protocol.Slot) {
+	next := s.m.memory().with(func(n *memory) {
+		n.Latched, n.LatchedSlot = why, slot
+		for _, a := range away {
+			n.away(a)
+		}
+	})
+	s.m.remember(next) // latched in this process, whether the store takes it or not
+	if err := s.save(next); err != nil {
+		s.m.log.Error("latch not saved", "slot", slot, "err", err)
+	}
+}
+
+// bystanders returns the switches that must not change while v turns. One that cannot be
+// read is left out: it is not this slot's.
+func (s *session) bystanders(v *motion, now time.Time) (l []bystander) {
+	at := map[Line]int{}
+	for _, m := range s.m.cfg.Motors {
+		if m.Home == v.motor.Home {
+			continue
+		}
+		if i, known := at[m.Home]; known {
+			l[i].slots = append(l[i].slots, m.Slot)
+			continue
+		}
+		if home, err := s.active(m.Home); err == nil {
+			at[m.Home] = len(l)
+			l = append(l, bystander{line: m.Home, slots: []protocol.Slot{m.Slot}, before: home, now: steady{home, home, now}})
 		}
 	}
+	return l
+}
+
+// lookAround returns a bystander that has moved, nil if none has.
+func (s *session) lookAround(v *motion, now time.Time) *bystander {
+	if now.Sub(v.around) < aroundEvery {
+		return nil
+	}
+	v.around = now
+	for i := range v.others {
+		b := &v.others[i]
+		home, err := s.active(b.line)
+		if err != nil {
+			continue // as in bystanders
+		}
+		if b.now.sample(now, home, aroundFor); b.now.level != b.before {
+			return b
+		}
+	}
+	return nil
 }
 
 // powered has the motor under power and returns what stopped it, 0 if it was time.
@@ -300,6 +375,9 @@ func (s *session) glance(v *motion) (cause protocol.Fault, over bool, err error)
 	v.left = v.left || !v.home.level
 	s.collect(v)
 	cause, over = v.judge(now, s.m.cfg)
+	if v.ghost = s.lookAround(v, now); v.ghost != nil && !over {
+		return protocol.FaultInterrupted, true, nil
+	}
 	if !over && late >= stallLimit {
 		return protocol.FaultInterrupted, true, nil
 	}

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"yaoju/daemon/machine"
+	"yaoju/daemon/machine/gpio"
 	"yaoju/daemon/machine/gpio/sim"
 	"yaoju/protocol"
 )
@@ -31,11 +32,12 @@ const guestFolder = "../../../.build/guest"
 func TestQEMU(t *testing.T) {
 	e := boot(t)
 
-	// A vend. A stall of this machine may cut it short, and does so honestly.
+	// A vend. A stall of this machine may cut it short, or have the curtain answer the
+	// self-test too late, and both are told honestly.
 	id := protocol.VendID(1)
 	a := e.vend(id)
-	for ; a.Result.Cause == protocol.FaultInterrupted && id < 5; id++ {
-		t.Logf("vend %d was interrupted: %+v", id, a.Result)
+	for ; (a.Result.Cause == protocol.FaultInterrupted || a.Result.Cause == protocol.FaultDropSensor) && id < 9; id++ {
+		t.Logf("vend %d met a stall: %+v", id, a.Result)
 		e.order("driver home")
 		a = e.vend(id + 1)
 	}
@@ -48,7 +50,7 @@ func TestQEMU(t *testing.T) {
 	}
 
 	// Killed in mid-turn. The guard drives the motor off.
-	for turning := false; !turning && id < 10; id++ {
+	for turning := false; !turning && id < 20; id++ {
 		e.send(fmt.Sprintf("kill driver vend %d", id+1))
 		e.hear("stopped")
 		if turning = e.on(guestMotor); !turning {
@@ -69,6 +71,32 @@ func TestQEMU(t *testing.T) {
 		t.Errorf("after the crash: %+v, want unknown, interrupted, and NOT_HOME", a)
 	}
 	e.hear("done")
+
+	// Stopped in mid-turn, and with the lock open, and not killed: a program that hangs. The
+	// guard ends both, however long it hangs.
+	e.order("driver home")
+	for turning := false; !turning && id < 30; id++ {
+		e.send(fmt.Sprintf("kill driver vend %d", id+1))
+		e.hear("stopped")
+		at = time.Now()
+		if turning = e.on(guestMotor); !turning {
+			e.order("kill")
+			e.order("driver home")
+		}
+	}
+	e.within(gpio.DefaultTurn+5*time.Second, "motor off while the driver hangs", func() bool { return !e.on(guestMotor) })
+	t.Logf("the driver hung in mid-turn: the motor was off after %v", time.Since(at))
+	e.order("kill")
+	e.order("driver home")
+	e.send("kill driver lock")
+	e.hear("stopped")
+	at = time.Now()
+	if e.on(guestLock) {
+		t.Error("the lock was to be open")
+	}
+	e.within(15*time.Second, "lock shut while the driver hangs", func() bool { return e.on(guestLock) })
+	t.Logf("the driver hung with the lock open: it was shut after %v", time.Since(at))
+	e.order("kill")
 
 	// The same without a guard: this chip goes on driving.
 	e.send("kill hang")
@@ -104,6 +132,14 @@ func TestQEMU(t *testing.T) {
 	}
 	e.hear("done")
 	e.order("stdin")
+
+	// A barcode scanner that types: nothing of it reaches the screen.
+	e.send("keyboard")
+	e.hear("grabbed")
+	if got := e.hear("unplugged"); !strings.Contains(got, "no such device") {
+		t.Errorf("a scanner that was unplugged: %q", got)
+	}
+	e.hear("done")
 
 	e.send("watchdog")
 	e.hear("petted")
@@ -209,7 +245,11 @@ func initramfs(t *testing.T, dir string) []byte {
 		b.Write(data)
 		pad()
 	}
-	for name, from := range map[string]string{"init": program, "i6300esb.ko": filepath.Join(guestFolder, "i6300esb.ko")} {
+	files := map[string]string{"init": program}
+	for _, module := range []string{"i6300esb.ko", "evdev.ko", "uinput.ko"} {
+		files[module] = filepath.Join(guestFolder, module)
+	}
+	for name, from := range files {
 		data, err := os.ReadFile(from)
 		if err != nil {
 			t.Fatal(err)
@@ -441,7 +481,12 @@ func (e *emulator) vend(id protocol.VendID) answer {
 // await waits until something is so; five seconds is longer than any scheduler.
 func (e *emulator) await(what string, is func() bool) {
 	e.t.Helper()
-	for until := time.Now().Add(5 * time.Second); !is(); time.Sleep(time.Millisecond) {
+	e.within(5*time.Second, what, is)
+}
+
+func (e *emulator) within(long time.Duration, what string, is func() bool) {
+	e.t.Helper()
+	for until := time.Now().Add(long); !is(); time.Sleep(time.Millisecond) {
 		if time.Now().After(until) {
 			e.t.Fatalf("not so: %s", what)
 		}

@@ -121,7 +121,7 @@ func newFirmware(t *testing.T, ctx context.Context) rig {
 	return r
 }
 
-func (r *boardRig) process(protocol.VendID) driver {
+func (r *boardRig) process(protocol.VendID, []protocol.Slot) driver {
 	return machine.New(r.cable.dial, slog.New(slog.DiscardHandler), machine.Options{Config: board.DefaultConfigure()})
 }
 

@@ -53,7 +53,7 @@ func (r *plantRig) complaints() []string {
 	return r.objected
 }
 
-func (r *plantRig) process(protocol.VendID) driver {
+func (r *plantRig) process(protocol.VendID, []protocol.Slot) driver {
 	m, err := gpio.New(r.cfg, r.Plant, r.disk, slog.New(slog.DiscardHandler))
 	if err != nil {
 		r.t.Fatal(err)
@@ -153,6 +153,9 @@ func (r *plantRig) troubles() []trouble {
 		refuses("disk full", protocol.FaultJournal, protocol.FaultJournal, func() { r.disk.fail(true) }, func() { r.disk.fail(false) }),
 		broken("home switch's wire", 0, func(slot protocol.Slot) gpio.Line { return r.cfg.Motors[slot-1].Home }),
 		broken("drop sensor's wire", protocol.FaultBoardSilent, func(protocol.Slot) gpio.Line { return r.cfg.Curtain }),
+		{name: "another motor turns along", want: protocol.Kept, leaves: protocol.FaultShort,
+			during: func(slot protocol.Slot) { r.Set(func(c *sim.Cabinet) { c.Ghost = (slot+2)%slots + 1 }) },
+			mend:   func(protocol.Slot) { r.Set(func(c *sim.Cabinet) { c.Ghost = 0 }) }},
 		{name: "door opened", want: protocol.Kept, leaves: protocol.FaultNotHome,
 			during: func(protocol.Slot) { r.door(true) }, mend: func(protocol.Slot) { r.door(false) }},
 	}

@@ -47,6 +47,10 @@ func TestHistories(t *testing.T) {
 func (h *house) live(dice *rand.Rand) {
 	sound := true // nothing was wrong since the last round
 	for n := range ordersEach {
+		if h.front() == 0 {
+			h.round()
+			sound = true
+		}
 		what := h.morning(dice)
 		h.Logf("%2d. %s", n, what)
 		if what.calm() && sound {
@@ -92,15 +96,8 @@ func (m morning) String() string {
 
 // morning draws what befalls the next order.
 func (h *house) morning(dice *rand.Rand) (m morning) {
-	s, err := h.book.Snapshot(h.Context())
-	h.must(err)
-	for _, slot := range s.Slots {
-		if slot.Blocked == "" && slot.Pieces > 0 {
-			m.slot = slot.Slot // it is the one to give
-			break
-		}
-	}
-	if all := h.troubles(); dice.IntN(2) == 0 && m.slot != 0 {
+	m.slot = h.front()
+	if all := h.troubles(); dice.IntN(2) == 0 {
 		m.trouble = all[dice.IntN(len(all))]
 	}
 	events := []string{"unplugged", "crash", "restart", "door"}

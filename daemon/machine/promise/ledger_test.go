@@ -40,6 +40,7 @@ func everyHouse(t *testing.T, f func(h *house)) {
 func (s *site) inHouse(f func(h *house)) {
 	h := &house{site: s, desk: &desk{vends: map[protocol.VendID]*entry{}}}
 	h.openBook("ledger.db")
+	s.owes = h.owed
 	defer func() {
 		h.end()
 		h.must(h.book.Close())
@@ -84,7 +85,7 @@ func (h *house) open() {
 	h.desk.now(p) // from here on the process before this one reserves nothing
 	h.start()
 	log := slog.New(slog.DiscardHandler)
-	h.disp = dispense.New(p, h.driver, log)
+	h.disp = dispense.New(p, h.driver, h.longest, log)
 	h.keep = kiosk.NewWarden(body{h.driver}, plate{}, h.book, rules{h.book}, h.disp, log)
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -96,6 +97,17 @@ func (h *house) open() {
 	stop := h.stop
 	h.stop = func() { cancel(); running.Wait(); stop() }
 	h.end = h.stop
+}
+
+// owed lists the slots of open vends.
+func (h *house) owed() (slots []protocol.Slot) {
+	h.Helper()
+	open, err := h.book.Open(h.Context())
+	h.must(err)
+	for _, v := range open {
+		slots = append(slots, v.Slot)
+	}
+	return slots
 }
 
 // crash ends the daemon in whatever it does: nothing of it reaches the ledger any more.

@@ -104,27 +104,44 @@ func TestInnocentSlot(t *testing.T) {
 func TestNeighbourOfTrouble(t *testing.T) {
 	everyHouse(t, func(h *house) {
 		for _, tr := range h.troubles() {
+			if h.dear && !tr.whole {
+				continue // whom the books blame is the driver's word, and its twin's rig has the same driver
+			}
+			hit := h.front()
 			if tr.before != nil {
-				tr.before(1)
+				tr.before(hit)
 			} else {
-				time.AfterFunc(halfWay, func() { tr.during(1) })
+				time.AfterFunc(halfWay, func() { tr.during(hit) })
 			}
 			h.serve()
 			for range 2 {
 				o := h.order()
-				o.Tried = []protocol.Slot{1}
+				o.Tried = []protocol.Slot{hit}
 				h.disp.Serve(h.Context(), o) // whatever comes of it
 			}
 			for slot, why := range h.blocked() {
-				if slot != 1 || tr.whole {
+				if slot != hit || tr.whole {
 					h.Errorf("%s: slot %d is blocked as %s", tr.name, slot, why)
 				}
 			}
-			tr.mend(1)
+			tr.mend(hit)
 			h.round()
 		}
 		h.books()
 	})
+}
+
+// front is the slot that gives next, the first one that can; 0 is none.
+func (h *house) front() protocol.Slot {
+	h.Helper()
+	s, err := h.book.Snapshot(h.Context())
+	h.must(err)
+	for _, slot := range s.Slots {
+		if slot.Blocked == "" && slot.Pieces > 0 {
+			return slot.Slot
+		}
+	}
+	return 0
 }
 
 // serveAndCrash has a resident served, and the daemon die after a while.
@@ -154,8 +171,8 @@ func (h *house) account() {
 const recoverTime = 10 * time.Second
 
 // round is staff on their round, after whatever was wrong is mended: they clear and
-// home, decide what became of vends nobody knows, by what they find in the tray, and
-// let every slot give again.
+// home, decide what became of vends nobody knows, by what they find in the tray, let
+// every slot give again, and stay while residents come.
 func (h *house) round() {
 	h.Helper()
 	h.account()
@@ -164,13 +181,32 @@ func (h *house) round() {
 		before = append(before, h.photo(slot))
 	}
 	h.visit(1)
+	for slot := protocol.Slot(1); slot <= slots && h.works; slot++ {
+		h.must(h.Home(h.Context(), slot)) // one whose switch was stuck stands in mid-turn, and nothing says so
+	}
+	time.Sleep(time.Second)
+	h.serves()
+	for i := range before {
+		_, before[i].fell = before[i].since(h.site) // on the way home
+	}
+	h.resolve()
 	for _, p := range before {
-		if _, fell := p.since(h.site); fell > 0 { // on the way home
-			h.must(h.book.Tested(h.Context(), p.slot, fell, "s-1"))
+		if p.fell > 0 { // the last one of a slot is held for the open vend until that is decided
+			h.must(h.book.Tested(h.Context(), p.slot, p.fell, "s-1"))
 		}
 	}
+	for range 2 { // of slots that are sound again, though word of a vend of before may still come
+		h.serve()
+	}
+	if l := h.blocked(); len(l) > 0 {
+		h.Errorf("after the round still blocked, or again: %v", l)
+	}
 	time.Sleep(h.unsure)
-	h.serves()
+}
+
+// resolve is what staff decide about vends nobody knows, and about slots.
+func (h *house) resolve() {
+	h.Helper()
 	open, err := h.book.Open(h.Context())
 	h.must(err)
 	if len(open) > 0 {
@@ -195,9 +231,6 @@ func (h *house) round() {
 	for slot := range h.blocked() {
 		h.must(h.book.Clear(h.Context(), slot, protocol.BlockFault, "s-1"))
 		h.must(h.book.Clear(h.Context(), slot, protocol.BlockSuspect, "s-1"))
-	}
-	if l := h.blocked(); len(l) > 0 {
-		h.Errorf("after the round still blocked: %v", l)
 	}
 }
 

@@ -16,11 +16,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
 	"yaoju/daemon/machine"
 	"yaoju/protocol"
+	"yaoju/protocol/board"
 )
 
 // moments of a vend: asked, stored, leaving, half way, the piece at the edge, over.
@@ -202,6 +204,29 @@ func (s *site) meets(tr trouble, slot protocol.Slot) {
 	}
 }
 
+// Word of one vend that comes late is not taken for that of the next, which ends otherwise.
+func TestLateWord(t *testing.T) {
+	every(t, func(s *site) {
+		if s.remembers {
+			return // it is asked by id
+		}
+		all := s.troubles()
+		nothing := all[slices.IndexFunc(all, func(tr trouble) bool { return tr.name == "nothing falls" })]
+		for i, tr := range all {
+			slot := protocol.Slot(i)%slots + 1
+			s.meets(tr, slot)
+			s.visit(slot)
+			p := s.photo(slot)
+			nothing.before(slot)
+			a := s.ask(s.mint(), slot)
+			s.rest()
+			s.honest("nothing falls, right after "+tr.name, a, p)
+			nothing.mend(slot)
+			time.Sleep(s.unsure)
+		}
+	})
+}
+
 // A caller may leave: the vend ends as it would, the outcome is unknown to him who
 // left, and Result tells it to whoever waits.
 func TestCallerLeaves(t *testing.T) {
@@ -280,6 +305,46 @@ func TestLostAnswer(t *testing.T) {
 		}
 		time.Sleep(s.unsure)
 		s.gives(2)
+	})
+}
+
+// The process dies, at any moment: the next one says of the vend what is true, and
+// does not turn for it.
+func TestProcessDies(t *testing.T) {
+	everyMoment(t, func(s *site, at time.Duration) {
+		was := s.status().Hello
+		p := s.photo(1)
+		id := s.mint()
+		told := s.begin(context.Background(), id, 1)
+		time.Sleep(at)
+		s.crash()
+		<-told // by nobody any more
+		s.start()
+		is := s.up()
+		if is.Hello.Serial != was.Serial || is.Hello.Highest < was.Highest {
+			s.Errorf("was %+v, is %+v", was, is.Hello)
+		}
+		known := s.known(id)
+		s.rest()
+		s.honest("result", known, p)
+		starts, _ := p.since(s)
+		if known.err != nil || starts > 1 {
+			s.Errorf("result %+v, %d starts", known, starts)
+		}
+		if starts > 0 && known.Outcome == protocol.Kept {
+			s.Errorf("result %+v of a motor that was cut off, or gave", known)
+		}
+		if s.remembers && starts == 0 && is.Hello.Highest < id && known.Outcome != protocol.Kept {
+			s.Errorf("result %+v of what is proved never to have turned", known)
+		}
+		s.honest("asked again", s.ask(id, 1), p)
+		s.rest()
+		if more, _ := p.since(s); more > 1 || more > starts && known.Outcome == protocol.Kept {
+			s.Errorf("result %+v, and asked again it turned; %d starts", known, more)
+		}
+		s.visit(1)
+		time.Sleep(s.unsure)
+		s.gives(1)
 	})
 }
 
@@ -455,7 +520,10 @@ func TestLight(t *testing.T) {
 		lit := func(is machine.Status) bool { return is.Up && is.Light == 100 }
 		s.within(s.notices, "lit", lit)
 		s.unplug()
-		s.within(s.notices, "down", down)
+		time.Sleep(2 * board.HeartbeatMS * time.Millisecond) // a board without a host dims
+		if lit(s.status()) {
+			s.Error("up and lit, without its hardware")
+		}
 		s.plug()
 		s.within(s.heals, "lit again", lit)
 		if err := s.Light(s.Context(), 0); err != nil {

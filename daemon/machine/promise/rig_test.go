@@ -14,6 +14,7 @@ import (
 
 	"yaoju/daemon/dispense"
 	"yaoju/daemon/machine"
+	"yaoju/daemon/machine/vending"
 	"yaoju/firmware/elf"
 	"yaoju/protocol"
 )
@@ -43,8 +44,9 @@ type driver interface {
 // what it really did. It goes on whether or not a driver runs.
 type rig interface {
 	// process returns the driver of a new process, which does not run yet. minted is
-	// the highest id that was given to any process before it.
-	process(minted protocol.VendID) driver
+	// the highest id that was given to any process before it, and open are the slots of
+	// vends whose end the books do not know.
+	process(minted protocol.VendID, open []protocol.Slot) driver
 	// died is called when a process dies, before anything of it can tell.
 	died()
 
@@ -87,6 +89,7 @@ type kind struct {
 	notices time.Duration // that its hardware is gone, or its door open, it knows within this
 	heals   time.Duration // and within this after it is right again, it serves
 	ends    time.Duration // more, if a vend was under way: it waits for word of its end before all else
+	longest time.Duration // a vend is over within this, as the daemon's configuration has it
 	unsure  time.Duration // a slot whose vend ended nobody knows how refuses for so long
 
 	remembers bool // vends, beyond the process
@@ -98,11 +101,14 @@ type kind struct {
 
 // kinds are all there are. A new driver is another line here.
 var kinds = []kind{
-	{name: "board", build: newTwin, notices: 2 * time.Second, heals: 8 * time.Second, remembers: true, speaks: true, works: true, obeys: true},
-	{name: "firmware", build: newFirmware, notices: 2 * time.Second, heals: 8 * time.Second, remembers: true, speaks: true, works: true, obeys: true, dear: true},
-	{name: "gpio", build: newPlant, notices: 2 * time.Second, heals: 32 * time.Second, remembers: true, works: true, obeys: true},
-	{name: "vending", build: newVMC, notices: 4 * time.Second, heals: 10 * time.Second, ends: 40 * time.Second, unsure: 3 * time.Minute, speaks: true},
+	{name: "board", longest: turnsOver, build: newTwin, notices: 2 * time.Second, heals: 8 * time.Second, remembers: true, speaks: true, works: true, obeys: true},
+	{name: "firmware", longest: turnsOver, build: newFirmware, notices: 2 * time.Second, heals: 8 * time.Second, remembers: true, speaks: true, works: true, obeys: true, dear: true},
+	{name: "gpio", longest: turnsOver, build: newPlant, notices: 2 * time.Second, heals: 32 * time.Second, remembers: true, works: true, obeys: true},
+	{name: "vending", longest: vending.Options{DropSensor: true}.Longest(), build: newVMC, notices: 4 * time.Second, heals: 10 * time.Second, ends: 40 * time.Second, unsure: 3 * time.Minute, speaks: true},
 }
+
+// turnsOver is three turns of 5 s at the most, all the watching, and the way there.
+const turnsOver = 23400 * time.Millisecond
 
 // Every rig has stock pieces in each of its slots, 1 to slots.
 const (
@@ -123,8 +129,9 @@ type site struct {
 	rig
 	driver
 
-	last atomic.Uint32 // id that was minted
-	stop func()        // ends the driver in good order; may be called twice
+	last atomic.Uint32          // id that was minted
+	owes func() []protocol.Slot // slots of open vends, by the books; nil: there are none
+	stop func()                 // ends the driver in good order; may be called twice
 }
 
 // every runs f on each kind of machine, in a bubble of its own, with a driver that
@@ -172,7 +179,11 @@ func (k kind) play(t *testing.T, f func(s *site)) {
 // start starts the driver of a new process.
 func (s *site) start() {
 	s.stop()
-	d := s.process(protocol.VendID(s.last.Load()))
+	var open []protocol.Slot
+	if s.owes != nil {
+		open = s.owes()
+	}
+	d := s.process(protocol.VendID(s.last.Load()), open)
 	s.driver = d
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -280,9 +291,14 @@ type answer struct {
 	err error
 }
 
-// ask asks for a vend and returns when it is over.
+// ask asks for a vend and returns when it is over, which has to be in time.
 func (s *site) ask(id protocol.VendID, slot protocol.Slot) answer {
+	s.Helper()
+	began := time.Now()
 	r, err := s.Vend(context.Background(), id, slot)
+	if took := time.Since(began); took > s.longest {
+		s.Errorf("vend %d in slot %d took %v: more than %v", id, slot, took, s.longest)
+	}
 	return answer{r, err}
 }
 

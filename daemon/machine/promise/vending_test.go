@@ -33,8 +33,8 @@ func newVMC(_ *testing.T, ctx context.Context) rig {
 	return r
 }
 
-func (r *vmcRig) process(minted protocol.VendID) driver {
-	return vending.New(r.cable.dial, slog.New(slog.DiscardHandler), vending.Options{DropSensor: true, Minted: minted})
+func (r *vmcRig) process(minted protocol.VendID, open []protocol.Slot) driver {
+	return vending.New(r.cable.dial, slog.New(slog.DiscardHandler), vending.Options{DropSensor: true, Minted: minted, Owed: open})
 }
 
 func (r *vmcRig) died()                         {} // the kernel closes the line, as an end in good order does

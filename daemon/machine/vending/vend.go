@@ -61,12 +61,7 @@ func unknown() protocol.Result {
 
 // until is when the board has had all the time it needs. A report that comes later
 // belongs to something else.
-func (b *Board) until(v *vend) time.Time {
-	if b.opt.Elevator {
-		return v.sentAt.Add(liftLimit)
-	}
-	return v.sentAt.Add(endLimit)
-}
+func (b *Board) until(v *vend) time.Time { return v.sentAt.Add(b.opt.motion()) }
 
 // find returns what is remembered of id, or nil.
 func (b *Board) find(id protocol.VendID) *vend {
@@ -308,15 +303,22 @@ func (b *Board) sentTo(selection int, now time.Time) *vend {
 }
 
 // heardStranger takes a report of what nobody here asked for. The end of the last
-// vend may be said again; anything else was the keypad's, or came too late to be
-// believed, and what fell is in no record. The caller holds mu.
+// vend may be said again, and that of one whose outcome is unknown may come too late to be
+// believed, when a person looks into the tray anyway. Anything else was the keypad's, and
+// what fell is in no record. The caller holds mu.
 func (b *Board) heardStranger(r report, p proof, now time.Time) (tell string) {
 	if p == proofMoving {
 		b.stranger = now
 		return "board moves by itself"
 	}
-	if p == proofTurned && !b.dispensedLast(r.selection) {
-		b.loose[slotOf(r.selection)] = true
+	slot := slotOf(r.selection)
+	late := b.stranger.IsZero() && now.Before(b.owes[slot]) // nobody chose it, and nothing else began
+	switch {
+	case p != proofTurned || b.dispensedLast(r.selection):
+	case late:
+		tell = "board told an end too late to be believed"
+	default:
+		b.loose[slot] = true
 		tell = "board gave by itself"
 	}
 	b.stranger = time.Time{}

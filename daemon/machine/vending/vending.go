@@ -75,14 +75,28 @@ const (
 // Options say what the board is built into. The zero value has a motor in every
 // slot, and neither elevator nor drop sensor.
 //
-// Minted is the memory that the board does not have: an id up to it may have turned for a
-// process before this one, so it is Unknown and never driven.
+// Minted and Owed are the memory that the board does not have. An id up to Minted may have
+// turned for a process before this one, so it is Unknown and never driven. The board may
+// still tell how the vends in Owed ended, and would be heard as if of a new vend there.
 type Options struct {
 	Minted     protocol.VendID // highest id the ledger minted before this process began; 0 is none
+	Owed       []protocol.Slot // slots with a vend that is open when this process begins
 	Fitted     []protocol.Slot // slots that have a motor; nil is all of them
 	Elevator   bool            // pieces are carried to the hatch
 	DropSensor bool            // there is one. Without it no vend is ever Dispensed: see judge
 	Turn       time.Duration   // what a vend usually takes, for the progress; 0 is 3 s
+}
+
+// Longest is how long a vend may take, its wait for the line included: with an
+// elevator minutes, because a piece in it waits for the hand that takes it.
+func (o Options) Longest() time.Duration { return startLimit + o.motion() }
+
+// motion is how long the board may take from the drive to its last word.
+func (o Options) motion() time.Duration {
+	if o.Elevator {
+		return liftLimit
+	}
+	return endLimit
 }
 
 // Board is the vending board at the other end of a serial line.
@@ -119,6 +133,9 @@ func New(dial func(context.Context) (io.ReadWriteCloser, error), log *slog.Logge
 	b := &Board{dial: dial, log: log, opt: opt, asks: make(chan *ask, asksLength),
 		stale: make(chan struct{}), loose: make(map[protocol.Slot]bool)}
 	b.highest, b.status.DropSensorOK = opt.Minted, opt.DropSensor
+	for _, slot := range opt.Owed {
+		b.owes[slot] = time.Now().Add(opt.motion() + lateLimit)
+	}
 	b.status.Faults = b.faults(b.status)
 	return b
 }

@@ -702,3 +702,33 @@ func TestOverPTY(t *testing.T) {
 		t.Errorf("the twin objects: %s", b)
 	}
 }
+
+// A process before this one left a vend open, whose end the board tells a minute late: it
+// is taken for no vend of this process, and the slot gives again when nothing can come
+// any more.
+func TestOwed(t *testing.T) {
+	run(t, sim.Options{}, vending.Options{DropSensor: true, Minted: 3, Owed: []protocol.Slot{5}}, func(r rig) {
+		r.twin.Load(5, 9)
+		r.twin.Load(6, 9)
+		time.AfterFunc(time.Minute, func() { r.twin.Say(0x04, 0x02, 0, 5) })
+		refused := protocol.Result{Outcome: protocol.Kept, Cause: protocol.FaultBoardSilent}
+		time.AfterFunc(61*time.Second, func() {
+			if s, _ := r.Watch(); len(s.Faults) > 0 {
+				t.Errorf("a late word is no piece that fell by itself: %v", s.Faults)
+			}
+		})
+		for id := protocol.VendID(4); id < 18; id += 2 { // two minutes
+			if got := r.vend(id, 5); got != refused {
+				t.Errorf("the slot that owes: %+v", got)
+			}
+			if got := r.vend(id+1, 6); got.Outcome != protocol.Dispensed {
+				t.Errorf("another slot: %+v", got)
+			}
+			time.Sleep(13 * time.Second)
+		}
+		time.Sleep(time.Minute)
+		if got := r.vend(18, 5); got.Outcome != protocol.Dispensed || r.twin.Fallen(5) != 1 {
+			t.Errorf("when nothing can come any more: %+v, %d fell", got, r.twin.Fallen(5))
+		}
+	})
+}

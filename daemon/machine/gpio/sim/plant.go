@@ -48,6 +48,8 @@ type Cabinet struct {
 	DoorOpen bool
 	Dark     bool // something stands in the curtain
 	Blind    bool // the receiver sees light that is not there
+
+	Ghost protocol.Slot // gets power whenever another has: a diode is missing; 0 is none
 }
 
 // Faults are what is wrong with one slot until it is set otherwise.
@@ -94,7 +96,8 @@ type Plant struct {
 	last    time.Time // guarded by mu, as is all that follows: how far it has been followed
 	cabinet Cabinet
 	spirals map[protocol.Slot]*spiral
-	outs    map[string]bool // levels driven; absent: pulled to off
+	outs    map[string]bool      // levels driven; absent: pulled to off
+	since   map[string]time.Time // an output that may not be on for ever came on
 	shadows []shadow
 	moves   []Move
 	powerAt time.Time // since when the motors' supply is on; zero: it is not
@@ -113,7 +116,7 @@ func New(o Options) *Plant {
 		o.Shadow = 6 * time.Millisecond
 	}
 	p := &Plant{opt: o, byName: map[string]gpio.Line{}, spirals: map[protocol.Slot]*spiral{},
-		outs: map[string]bool{}, changed: make(chan struct{}), broken: map[string]bool{}, last: time.Now()}
+		outs: map[string]bool{}, since: map[string]time.Time{}, changed: make(chan struct{}), broken: map[string]bool{}, last: time.Now()}
 	c := o.Config
 	lines := []gpio.Line{c.Enable, c.Curtain, c.Emitter, c.Door, c.Lock, c.Light}
 	for _, m := range c.Motors {
@@ -247,10 +250,12 @@ func (p *Plant) power(now time.Time) {
 	supply := p.opt.Config.Enable == "" || p.active(p.opt.Config.Enable)
 	turning := 0
 	for _, m := range p.opt.Config.Motors {
-		s, on := p.spirals[m.Slot], supply && p.powered(m)
-		if on {
+		if supply && p.powered(m) {
 			turning++
 		}
+	}
+	for _, m := range p.opt.Config.Motors {
+		s, on := p.spirals[m.Slot], supply && (p.powered(m) || p.cabinet.Ghost == m.Slot && turning > 0)
 		if on = on && !p.cut; on == s.on {
 			continue
 		}
@@ -452,7 +457,7 @@ var errTaken = errors.New("plant: lines are taken")
 
 // Open implements gpio.Chip.
 func (p *Plant) Open(w gpio.Wires) (gpio.Pins, error) {
-	t := &pins{p: p}
+	t := &pins{p: p, longest: map[string]time.Duration{}}
 	var err error
 	p.do(func(now time.Time) {
 		if p.taken != nil {
@@ -462,7 +467,9 @@ func (p *Plant) Open(w gpio.Wires) (gpio.Pins, error) {
 		p.taken = t
 		for _, o := range w.Outs {
 			p.outs[o.Name] = o.Off
+			t.longest[o.Name] = o.Longest
 		}
+		clear(p.since)
 		t.high = p.level(w.Curtain.Name, now)
 	})
 	t.curtain = w.Curtain.Name
@@ -473,7 +480,8 @@ func (p *Plant) Open(w gpio.Wires) (gpio.Pins, error) {
 type pins struct {
 	p       *Plant
 	curtain string
-	high    bool // what Edge told last; guarded by p.mu
+	longest map[string]time.Duration // each output may be on; 0 is for ever
+	high    bool                     // what Edge told last; guarded by p.mu
 }
 
 // errDead says that the process that took the lines is gone, or gave them back.
@@ -492,7 +500,7 @@ func (t *pins) usable(name string) error {
 
 // Write implements gpio.Pins.
 func (t *pins) Write(name string, high bool) (err error) {
-	t.p.do(func(time.Time) {
+	t.p.do(func(now time.Time) {
 		if err = t.usable(name); err != nil {
 			return
 		}
@@ -500,8 +508,21 @@ func (t *pins) Write(name string, high bool) (err error) {
 			t.p.complain("line %s is no output", name)
 		}
 		t.p.outs[name] = high
+		t.sinceOn(name, now)
 	})
 	return err
+}
+
+// sinceOn complains if an output was on for so long that the guard would have ended the
+// process, and notes since when it is on. The caller has p.mu.
+func (t *pins) sinceOn(name string, now time.Time) {
+	if on, was := t.p.since[name]; was && t.longest[name] > 0 && now.Sub(on) > t.longest[name] {
+		t.p.complain("line %s was on for %v, and may be for %v", name, now.Sub(on), t.longest[name])
+	}
+	delete(t.p.since, name)
+	if t.p.active(t.p.byName[name]) {
+		t.p.since[name] = now
+	}
 }
 
 // Read implements gpio.Pins.
