@@ -8,7 +8,9 @@ import (
 	"runtime/debug"
 	"time"
 
+	"yaoju/daemon/cabinet"
 	"yaoju/daemon/identity"
+	"yaoju/daemon/identity/tpm"
 	"yaoju/protocol"
 )
 
@@ -19,9 +21,13 @@ const (
 )
 
 // newIdentity is who this machine is to its district.
-func newIdentity(cfg Config, log *slog.Logger) (*identity.Machine, error) {
-	return identity.New(identity.Options{Dir: filepath.Join(cfg.Data, identityFolder), Machine: cfg.Machine, Desk: cfg.District.Enrol,
-		Build: built(), Synced: synced(cfg.Clock), Dial: dialPlain, Log: log})
+func newIdentity(cfg cabinet.Config, log *slog.Logger) (*identity.Machine, error) {
+	return identity.New(identityOptions(cfg, log))
+}
+
+func identityOptions(cfg cabinet.Config, log *slog.Logger) identity.Options {
+	return identity.Options{Dir: filepath.Join(cfg.Data, identityFolder), Machine: cfg.Machine, Desk: cfg.District.Enrol,
+		Build: built(), Synced: synced(cfg.Clock), Dial: dialPlain, Log: log, Vault: tpm.New(tpm.Open)}
 }
 
 // built is when the commit this program was built from was made; zero if nobody knows.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -21,13 +20,14 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"yaoju/daemon/cabinet"
 	"yaoju/daemon/card"
 	"yaoju/daemon/dispense"
 	"yaoju/daemon/identity"
 	"yaoju/daemon/kiosk"
 	"yaoju/daemon/ledger"
-	"yaoju/daemon/machine"
-	"yaoju/daemon/port"
+	"yaoju/daemon/machine/gpio"
+	"yaoju/daemon/scan"
 	"yaoju/daemon/uplink"
 	"yaoju/daemon/web"
 	"yaoju/protocol"
@@ -36,63 +36,78 @@ import (
 // version is set by the release build with -ldflags "-X main.version=...".
 var version = "dev"
 
+// badConfig is the exit status for a configuration that cannot be used: EX_CONFIG of
+// sysexits.h. Not 2, with which a Go program ends that panics: systemd starts that
+// again, and lets this be until somebody has mended it.
+const badConfig = 78
+
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == gpio.GuardWord {
+		os.Exit(gpio.Guard(os.Args[2:]))
+	}
+	lines := scan.FindGPIO() // before any file is opened: see there
 	path := flag.String("config", "/etc/yaoju/kioskd.toml", "configuration file")
 	check := flag.Bool("check", false, "check the configuration and exit")
+	accounts := flag.String("accounts", "", "file of staff accounts (yaoju staff makes it): put them in place of all others and exit")
 	show := flag.Bool("version", false, "print the version and exit")
 	flag.Parse()
 	if *show {
 		fmt.Println("kioskd", version)
 		return
 	}
-	cfg, err := readConfig(*path)
+	cfg, err := cabinet.Read(*path)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		os.Exit(2)
+		os.Exit(badConfig)
 	}
 	if *check {
 		fmt.Println(*path + ": good")
 		return
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.level}))
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.Level()}))
 	// No core dump: for milliseconds a card number is in memory.
 	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
 		log.Warn("core dumps not switched off", "err", err)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, cfg, log); err != nil {
+	if *accounts != "" {
+		if err := setAccounts(ctx, cfg, *accounts, log); err != nil {
+			fmt.Fprintln(os.Stderr, "kioskd:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	err = run(ctx, cfg, cabinet.Means{GPIO: lines}, log)
+	if errors.Is(err, errRestart) {
+		log.Info("kioskd ends: another version of the software starts")
+		return
+	}
+	if err != nil {
 		log.Error("kioskd stopped", "err", err)
 		os.Exit(1)
 	}
-}
-
-func readConfig(path string) (Config, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return Config{}, fmt.Errorf("kioskd: %w", err)
-	}
-	defer f.Close()
-	return parseConfig(path, f)
 }
 
 // markEpoch is how long one mark key is used. A card is known for one to two
 // epochs, and no quota window is longer than a year.
 const markEpoch = 366 * 24 * time.Hour
 
-func run(ctx context.Context, cfg Config, log *slog.Logger) error {
-	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
-		return fmt.Errorf("data folder: %w", err)
-	}
+// run runs the machine until ctx ends. with is how the cabinet's hardware is reached;
+// run adds to it what the ledger and the keys know.
+func run(ctx context.Context, cfg cabinet.Config, with cabinet.Means, log *slog.Logger) error {
 	held, err := lock(cfg.Data)
 	if err != nil {
 		return err
 	}
 	defer held.Close()
-	book, err := ledger.Open(ctx, ledger.Options{Path: filepath.Join(cfg.Data, "ledger.db"), Machine: cfg.Machine,
-		Software: version, Zone: cfg.zone, Log: log.With("part", "ledger"), Synced: synced(cfg.Clock)})
+	versions := openVersions(cfg.Update, log.With("part", "update"))
+	if versions != nil {
+		defer versions.Close()
+	}
+	book, err := openLedger(ctx, cfg, versions != nil, log)
 	if err != nil {
-		return err
+		return noRoom(cfg.Data, err)
 	}
 	defer book.Close()
 	keys, err := card.OpenKeys(filepath.Join(cfg.Data, "marks.key"), markEpoch)
@@ -100,23 +115,47 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return err
 	}
 
-	board := machine.New(dial(cfg.Board.line()), log.With("part", "machine", "device", cfg.Board.Path), cfg.motors)
-	reader := card.New(dial(cfg.Reader), cfg.Reader.Baud, keys, cfg.zone, log.With("part", "card", "device", cfg.Reader.Path))
-	dispenser := dispense.New(book, board, log.With("part", "dispense"))
+	with.Keys = keys
+	if with.Minted, err = book.Minted(ctx); err != nil {
+		return err
+	}
+	open, err := book.Open(ctx)
+	if err != nil {
+		return err
+	}
+	for _, v := range open {
+		with.Owed = append(with.Owed, v.Slot)
+	}
+	fitted, err := cabinet.New(cfg, with, log)
+	if err != nil {
+		return err
+	}
+	reader := cards{fitted.Reader}
+	dispenser := dispense.New(book, fitted.Motors, cfg.MotionLimit(), log.With("part", "dispense"))
 	alive, err := newPulse(func(ctx context.Context) error { _, err := book.Open(ctx); return err }, log.With("part", "pulse"))
 	if err != nil {
 		return err
 	}
-	warden := kiosk.NewWarden(alive.machine(body{board}), cards{reader}, book, rules{book}, dispenser, log.With("part", "warden"))
-	booth := kiosk.New(cards{reader}, shelf{book}, dispenser, alive.guard(warden), kiosk.Options{Machine: cfg.Machine, Zone: cfg.zone,
-		Consent: cfg.Consent == "tap", Desired: book.Desired, Log: log.With("part", "kiosk")})
+	warden := kiosk.NewWarden(alive.machine(body{fitted}), reader, book, rules{book}, dispenser, log.With("part", "warden"))
+	entrance := newDoor(warden)
+	who, err := openStaff(ctx, cfg.Data, book)
+	if err != nil {
+		return err
+	}
+	booth := kiosk.New(reader, shelf{book}, dispenser, alive.guard(entrance), kiosk.Options{Machine: cfg.Machine, Zone: cfg.Location(),
+		Consent: cfg.Consent == "tap", Desired: book.Desired, Service: service(cfg, who, book, fitted), Log: log.With("part", "kiosk")})
 	id, err := newIdentity(cfg, log.With("part", "identity"))
 	if err != nil {
 		return err
 	}
-	trust := identity.TrustFile{Path: filepath.Join(cfg.Data, trustFile), Configured: cfg.keys}
+	trust := identity.TrustFile{Path: filepath.Join(cfg.Data, trustFile), Configured: cfg.Keys()}
+	var soft *software // set before anything runs
 	line, err := uplink.New(uplink.Options{Machine: cfg.Machine, Chain: book, Identity: book,
-		State: report{book, board, warden}.state, Desired: book.Apply, Command: obey(book),
+		State: func(ctx context.Context) (protocol.State, error) {
+			st, err := report{book, fitted, warden}.state(ctx)
+			soft.tell(&st)
+			return st, err
+		}, Desired: applied(book, who, id, log.With("part", "staff")), Command: obey(book),
 		Trust: trusted(trust, log.With("part", "identity")), KeepTrust: trust.Keep, Dial: dialBroker(cfg, id), Log: log.With("part", "uplink")})
 	if err != nil {
 		return err
@@ -126,15 +165,18 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("screen: %w (is kioskd running already?)", err)
 	}
-	page := web.New(booth, web.Options{Hosts: []string{listener.Addr().String()}, Frame: cfg.Screen.Frame, Log: log.With("part", "web")})
+	page := web.New(booth, web.Options{Hosts: []string{listener.Addr().String()}, Frame: cfg.Screen.Frame, Voice: cfg.Screen.Voice, Log: log.With("part", "web")})
 	log.Info("kioskd started", "version", version, "machine", cfg.Machine, "screen", "http://"+listener.Addr().String())
+
+	tell := &teller{cfg: cfg, book: book, fitted: fitted, warden: warden, line: line, identity: identityOptions(cfg, log), screen: listener.Addr().String(),
+		started: time.Now(), log: log.With("part", "status")}
 
 	// What acts stops first; what it leans on stops last.
 	acting, ctx := errgroup.WithContext(ctx)
 	base, stopBase := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBase()
 	var leaning errgroup.Group
-	failed := make(chan error, 5) // one that fails takes everything down, in order: systemd starts us again
+	failed := make(chan error, 7) // one that fails takes everything down, in order: systemd starts us again
 	lean := func(run func(context.Context) error) {
 		leaning.Go(func() error {
 			err := run(base)
@@ -144,8 +186,19 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 			return err
 		})
 	}
+	if versions != nil {
+		soft, err = newSoftware(cfg, versions, id, gate{book, booth, warden, entrance}, signs{book, fitted, line, listener.Addr().String(), cfg.District.Address()},
+			func() { failed <- errRestart }, log.With("part", "update"))
+		if err != nil {
+			return err
+		}
+		tell.update = soft.status
+		acting.Go(func() error { return soft.agent.Run(ctx) })
+	}
+	acting.Go(func() error { return entrance.Run(ctx) })
 	acting.Go(func() error { return booth.Run(ctx) })
 	acting.Go(func() error { return warden.Run(ctx) })
+	acting.Go(func() error { return who.Run(ctx) })
 	acting.Go(func() error { return alive.Run(ctx) })
 	acting.Go(func() error { return housekeeping(ctx, book, keys) })
 	acting.Go(func() error { return book.KeepClock(ctx) })
@@ -159,10 +212,10 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 			return nil
 		}
 	})
-	lean(board.Run)
-	lean(reader.Run)
+	lean(fitted.Run)
 	lean(line.Run)
-	if cfg.District.secure() {
+	lean(tell.Run)
+	if cfg.District.Secure() {
 		lean(id.Run)
 	}
 	lean(func(ctx context.Context) error { return serve(ctx, listener, page) })
@@ -174,8 +227,16 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	return err
 }
 
+func openLedger(ctx context.Context, cfg cabinet.Config, updates bool, log *slog.Logger) (*ledger.Ledger, error) {
+	return ledger.Open(ctx, ledger.Options{Path: filepath.Join(cfg.Data, "ledger.db"), Machine: cfg.Machine, Software: version,
+		Zone: cfg.Location(), Log: log.With("part", "ledger"), Synced: synced(cfg.Clock), Updates: updates})
+}
+
 // lock keeps a second kioskd off the data folder: two would write over each other.
 func lock(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("data folder: %w", err)
+	}
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("data folder: %w", err)
@@ -186,19 +247,14 @@ func lock(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// dial opens a serial line each time it is asked.
-func dial(l Line) func(context.Context) (io.ReadWriteCloser, error) {
-	return func(context.Context) (io.ReadWriteCloser, error) { return port.Open(l.Path, l.Baud) }
-}
-
 // dialBroker opens the line to the broker, on which both sides know each other
 // unless the configuration says that nobody does.
-func dialBroker(cfg Config, id *identity.Machine) func(context.Context) (net.Conn, error) {
+func dialBroker(cfg cabinet.Config, id *identity.Machine) func(context.Context) (net.Conn, error) {
 	dial := dialPlain
-	if cfg.District.secure() {
+	if cfg.District.Secure() {
 		dial = id.Dial
 	}
-	return func(ctx context.Context) (net.Conn, error) { return dial(ctx, cfg.District.address) }
+	return func(ctx context.Context) (net.Conn, error) { return dial(ctx, cfg.District.Address()) }
 }
 
 // serve answers the page until ctx ends. Streams of events stay open, so they are

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"syscall"
 
+	"yaoju/daemon/cabinet"
 	"yaoju/daemon/card"
 	"yaoju/daemon/dispense"
 	"yaoju/daemon/kiosk"
@@ -59,17 +60,21 @@ func (r rules) Standing(ctx context.Context) ([]protocol.FaultRaised, error) {
 
 func (r rules) Watch() <-chan struct{} { return shelf(r).Watch() }
 
-// body is the motor board as the warden sees it.
-type body struct{ *machine.Board }
+// body is the cabinet as the warden sees it.
+type body struct{ *cabinet.Cabinet }
 
 func (b body) Watch() (kiosk.Body, <-chan struct{}) {
-	s, stale := b.Board.Watch()
+	all, stale := b.Cabinet.Watch()
+	s := all.Board
 	out := kiosk.Body{Session: s.Session, Up: s.Up, Serial: serial(s), Highest: s.Hello.Highest, DoorOpen: s.DoorOpen,
 		Climate: climate(s), Percent: s.Motion.Percent}
 	for _, f := range s.Faults {
 		if f.Fault != protocol.FaultBoardSilent { // the warden judges silence itself, after a grace
 			out.Faults = append(out.Faults, protocol.FaultRaised{Fault: f.Fault, Slot: f.Slot})
 		}
+	}
+	if all.Wrong() {
+		out.Faults = append(out.Faults, protocol.FaultRaised{Fault: protocol.FaultWrongDevice})
 	}
 	return out, stale
 }
@@ -86,7 +91,7 @@ func climate(s machine.Status) *protocol.Climate {
 // report makes the state that goes to the district.
 type report struct {
 	book   *ledger.Ledger
-	board  *machine.Board
+	fitted *cabinet.Cabinet
 	warden *kiosk.Warden
 }
 
@@ -95,7 +100,8 @@ func (r report) state(ctx context.Context) (protocol.State, error) {
 	if err != nil {
 		return s, err
 	}
-	b, _ := r.board.Watch()
+	all, _ := r.fitted.Watch()
+	b := all.Board
 	s.Board = protocol.BoardState{Up: b.Up, Serial: serial(b), Build: b.Hello.Build}
 	s.DoorOpen, s.Climate = b.DoorOpen, climate(b)
 	s.Serving = protocol.ServingEmpty

@@ -154,9 +154,8 @@ func (s *store) Resolve(_ context.Context, id protocol.VendID, out protocol.Outc
 
 // lobby knows two people.
 type lobby struct {
-	mu     sync.Mutex
-	wrong  int
-	locked time.Duration
+	mu    sync.Mutex
+	wrong int
 }
 
 func (*lobby) Who(_ context.Context, b protocol.Badge) (Account, bool, error) {

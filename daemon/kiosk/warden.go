@@ -279,7 +279,7 @@ func (w *Warden) faults(body Body, pres Presence) map[protocol.FaultRaised]bool 
 // board's, and what does not answer. The others are the ledger's own.
 func judges(f protocol.Fault) bool {
 	switch f {
-	case protocol.FaultBoardSilent, protocol.FaultBoardKnows, protocol.FaultReader, protocol.FaultClock:
+	case protocol.FaultBoardSilent, protocol.FaultBoardKnows, protocol.FaultReader, protocol.FaultClock, protocol.FaultWrongDevice:
 		return true
 	}
 	return f < protocol.FaultBoardSilent

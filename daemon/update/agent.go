@@ -7,21 +7,28 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
+
+	"yaoju/protocol"
 )
 
 const (
 	// confirmLimit is how long a new version has to prove itself. The chain of years
 	// is checked within 5 minutes at worst, a mobile line is up a minute later.
 	confirmLimit = 10 * time.Minute
+	// outageLimit is how long it may stay on trial because the district cannot be
+	// reached: by then the district, or the line, has been mended, and a version that
+	// only thinks so has taken the machine away for long enough.
+	outageLimit = 7 * 24 * time.Hour
 	// settleTime is how long everything has to work without a break: a version that
 	// falls over after its first hello is not one to keep.
 	settleTime = 30 * time.Second
 	// signEvery is how often it is looked at.
 	signEvery = 5 * time.Second
-	// gateEvery is how often a busy machine is asked again: residents are gone within
-	// two minutes.
+	// gateEvery is how often a busy machine is asked again, or a trial whether it is
+	// over: residents are gone within two minutes.
 	gateEvery = 15 * time.Second
 	// attemptLimit bounds one attempt to fetch, so that the deadline, which is by a
 	// wall clock that may be set meanwhile, is looked at now and then.
@@ -38,10 +45,22 @@ const (
 	retryMax = 10 * time.Minute
 )
 
+// Orders is where orders come from.
+type Orders interface {
+	// Ordered returns the order that was taken and is not handed over yet, with its
+	// id; ok is false if there is none.
+	Ordered(ctx context.Context) (id string, u protocol.Update, ok bool, err error)
+	// HandedOver forgets it, durably. It may be told twice.
+	HandedOver(ctx context.Context, id string) error
+	// Watch returns a channel that is closed when there may be another one.
+	Watch() <-chan struct{}
+}
+
 // Options is what an agent needs. Every field is required.
 type Options struct {
 	Store   *Store
 	Version string // of the program that runs
+	Orders  Orders
 	Source  Source
 	Rate    int // of a download in bytes a second, at least MinRate
 
@@ -50,12 +69,15 @@ type Options struct {
 	Try func(ctx context.Context, version string) error
 	// Gate closes the machine to residents if no vend is open, nobody is in a session
 	// and the clock is believed. It says why not, or returns what opens it again.
-	Gate func() (open func(), why string)
+	// It waits no longer than a session takes to see that it is closed.
+	Gate func(ctx context.Context) (open func(), why string)
 	// Signs looks at what works, now. It must not take longer than ctx allows.
 	Signs func(ctx context.Context) Signs
 	// Restart asks for this process to be ended and started again, and may return
 	// before that happens.
 	Restart func(ctx context.Context) error
+	// Changed is told that State says something new. It must not block.
+	Changed func()
 
 	Log *slog.Logger
 }
@@ -71,7 +93,7 @@ type Agent struct {
 
 // NewAgent returns an agent that Run brings to life.
 func NewAgent(o Options) (*Agent, error) {
-	if o.Store == nil || o.Version == "" || o.Source == nil || o.Try == nil || o.Gate == nil || o.Signs == nil || o.Restart == nil || o.Log == nil {
+	if o.Store == nil || o.Version == "" || o.Orders == nil || o.Source == nil || o.Try == nil || o.Gate == nil || o.Signs == nil || o.Restart == nil || o.Changed == nil || o.Log == nil {
 		return nil, errors.New("update: an option is missing")
 	}
 	if o.Rate < MinRate {
@@ -80,17 +102,59 @@ func NewAgent(o Options) (*Agent, error) {
 	return &Agent{o: o, taken: make(chan struct{}, 1)}, nil
 }
 
-// Take takes an order, durable when it returns; Run carries it out. A *RefusedError
-// is the answer to give to whoever sent it.
-func (a *Agent) Take(o Order) error {
-	if err := a.o.Store.Take(o); err != nil {
+// hear takes orders over, one after the other, until ctx ends.
+func (a *Agent) hear(ctx context.Context) {
+	for ctx.Err() == nil {
+		next := a.o.Orders.Watch() // before looking, so that none is missed
+		var again <-chan time.Time
+		if err := a.take(ctx); errors.Is(err, errTrial) {
+			again = time.After(gateEvery)
+		} else if err != nil && ctx.Err() == nil {
+			a.o.Log.Error("order of an update not taken", "err", err)
+			again = time.After(retryMin)
+		}
+		select {
+		case <-ctx.Done():
+		case <-next:
+		case <-again:
+		}
+	}
+}
+
+// take takes an order over, if there is one: first it is written down here, then
+// it is forgotten there.
+func (a *Agent) take(ctx context.Context) error {
+	id, u, ok, err := a.o.Orders.Ordered(ctx)
+	if err != nil || !ok {
+		return err
+	}
+	err = a.o.Store.Take(Order{ID: id, Update: u})
+	if no, refused := errors.AsType[*RefusedError](err); refused {
+		a.o.Log.Warn("update not done", "version", u.Version, "end", protocol.UpdateRefused, "err", no.Words)
+		a.o.Changed()
+		return a.o.Orders.HandedOver(ctx, id)
+	}
+	if err != nil {
 		return err
 	}
 	select {
 	case a.taken <- struct{}{}:
 	default: // one look is as good as many
 	}
-	return nil
+	return a.o.Orders.HandedOver(ctx, id)
+}
+
+// State is how the machine's software stands, in the district's words.
+func (a *Agent) State() (*protocol.UpdateState, error) {
+	st, waits, err := a.Status()
+	if err != nil {
+		return nil, err
+	}
+	u := &protocol.UpdateState{Trial: st.Trial, Waits: strings.ToValidUTF8(waits[:min(len(waits), protocol.MaxWords)], ""), Last: st.Last}
+	if st.Order != nil {
+		u.Ordered = st.Order.Version
+	}
+	return u, nil
 }
 
 // Status says how the machine's software stands, and what an order waits for.
@@ -103,14 +167,23 @@ func (a *Agent) Status() (Status, string, error) {
 
 func (a *Agent) waitFor(what string) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
+	news := a.waiting != what
 	a.waiting = what
+	a.mu.Unlock()
+	if news {
+		a.o.Changed()
+	}
 }
 
 // Run lets the running version prove itself if it is on trial, and then carries out
 // orders until ctx ends. It fails only if the process has to end so that another
 // version starts.
 func (a *Agent) Run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	var hearing sync.WaitGroup
+	hearing.Go(func() { a.hear(ctx) })
+	defer hearing.Wait()
+	defer stop()
 	if err := a.prove(ctx); err != nil {
 		return err
 	}
@@ -156,7 +229,7 @@ func (a *Agent) carry(ctx context.Context, o Order, staged bool) error {
 	j := job{a: a, o: o, staged: staged}
 	for wait := retryMin; ; {
 		if o.late(time.Now()) {
-			a.finish(ctx, o, EndLate, "the deadline came first: "+j.why)
+			a.finish(ctx, o, protocol.UpdateLate, "the deadline came first: "+j.why)
 			return nil
 		}
 		err := j.step(ctx)
@@ -167,7 +240,7 @@ func (a *Agent) carry(ctx context.Context, o Order, staged bool) error {
 		case j.switched:
 			return err
 		case no:
-			a.finish(ctx, o, EndRefused, refused.Words)
+			a.finish(ctx, o, protocol.UpdateRefused, refused.Words)
 			return nil
 		case err == nil:
 			wait = retryMin
@@ -185,8 +258,9 @@ func (a *Agent) carry(ctx context.Context, o Order, staged bool) error {
 	}
 }
 
-func (a *Agent) finish(ctx context.Context, o Order, end End, words string) {
+func (a *Agent) finish(ctx context.Context, o Order, end protocol.UpdateEnd, words string) {
 	a.o.Log.Warn("update not done", "version", o.Version, "end", end, "err", words)
+	defer a.o.Changed()
 	for err := a.o.Store.finish(o, end, words); err != nil; err = a.o.Store.finish(o, end, words) {
 		a.o.Log.Error("end of an update not written down", "version", o.Version, "err", err)
 		if !sleep(ctx, retryMax) {
@@ -247,7 +321,7 @@ func (j *job) bring(ctx context.Context) error {
 
 // swap makes the staged version the next to start, and has the process restarted.
 func (j *job) swap(ctx context.Context) error {
-	open, why := j.a.o.Gate()
+	open, why := j.a.o.Gate(ctx)
 	if why != "" {
 		return fmt.Errorf("%s: %w", why, errBusy)
 	}
@@ -291,30 +365,54 @@ func (a *Agent) prove(ctx context.Context) error {
 		a.o.Log.Error("another version is on trial than the one that runs", "version", st.Trial.Version)
 		return nil
 	}
-	limit := time.Now().Add(confirmLimit)
-	good := time.Now() // since when all works
-	for {
+	return a.watch(ctx, *st.Trial)
+}
+
+// watch looks at the running version until it is judged. While nobody could reach
+// the district its time stands still: an outage must not undo a good version, and
+// must not let one stay that has never been seen to get through.
+func (a *Agent) watch(ctx context.Context, t tried) error {
+	last := time.Now() // when we looked last
+	limit, well, good := last.Add(confirmLimit), last, last
+	for vouched := false; ; {
 		looked, cancel := context.WithTimeout(ctx, signEvery)
-		why := a.o.Signs(looked).missing(st.Trial.Before)
+		why, outage := a.o.Signs(looked).missing(t.Before)
 		cancel()
 		if ctx.Err() != nil {
 			return nil
 		}
 		now := time.Now()
-		switch {
+		switch { // good since: all works; well since: all but the district
+		case outage:
+			good, limit = now, limit.Add(now.Sub(last))
 		case why != "":
-			good = now
+			good, well = now, now
+		}
+		last = now
+		switch {
 		case now.Sub(good) >= settleTime:
 			return a.confirm(ctx)
+		case outage && now.UnixMilli()-t.BegunMS >= outageLimit.Milliseconds():
+			return a.giveUp(ctx, t, fmt.Sprintf("%s, for %v, and could before", why, outageLimit))
+		case !now.Before(limit):
+			return a.giveUp(ctx, t, cmp.Or(why, "it did not stay well for "+settleTime.String()))
+		case outage && !vouched && now.Sub(well) >= settleTime:
+			vouched = a.vouch()
 		}
-		if !now.Before(limit) {
-			return a.giveUp(ctx, *st.Trial, cmp.Or(why, "it did not stay well for "+settleTime.String()))
-		}
-		a.waitFor("the new version proves itself")
+		a.waitFor(cmp.Or(why, "the new version proves itself"))
 		if !sleep(ctx, signEvery) {
 			return nil
 		}
 	}
+}
+
+// vouch notes that the version works, as far as one can tell without the district.
+func (a *Agent) vouch() bool {
+	err := a.o.Store.Vouch(a.o.Version)
+	if err != nil {
+		a.o.Log.Error("that the new version works is not written down; its starts are counted", "version", a.o.Version, "err", err)
+	}
+	return err == nil
 }
 
 // confirm writes down that the version stays. As long as that fails it is on trial.

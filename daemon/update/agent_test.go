@@ -11,13 +11,15 @@ import (
 	"time"
 
 	"yaoju/daemon/update"
+	"yaoju/protocol"
 )
 
 // field is a machine in the field with systemd around it: it starts what current
 // leads to, and starts it again when it ends.
 type field struct {
 	*machine
-	src *memory
+	src  *memory
+	desk *desk
 
 	mu     sync.Mutex
 	busy   string                                         // guarded by mu: why the machine is not free; empty: it is
@@ -26,16 +28,17 @@ type field struct {
 	signs  map[string]func(up time.Duration) update.Signs // guarded by mu, by version; none: all is well
 	ran    []string                                       // guarded by mu: versions, in the order they were started
 	agent  *update.Agent                                  // guarded by mu: of the version that runs
+	end    func()                                         // guarded by mu: ends it
 	deaf   bool                                           // guarded by mu: nobody restarts anything
 }
 
-var well = update.Signs{Ledger: true, Board: true, Screen: true, Uplink: true}
+var well = update.Signs{Ledger: true, Board: true, Screen: true, Uplink: true, Reach: true}
 
 // inField runs f beside a machine that is on, in a bubble.
 func inField(t *testing.T, f func(t *testing.T, m *field)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		m := &field{machine: newMachine(t), src: sourceOf(t), signs: map[string]func(time.Duration) update.Signs{}}
+		m := &field{machine: newMachine(t), src: sourceOf(t), desk: &desk{changed: make(chan struct{})}, signs: map[string]func(time.Duration) update.Signs{}}
 		ctx, off := context.WithCancel(t.Context())
 		var power sync.WaitGroup
 		power.Go(func() {
@@ -66,7 +69,7 @@ func (m *field) start(ctx context.Context) {
 	defer end()
 	begun := time.Now()
 	a, err := update.NewAgent(update.Options{
-		Store: m.store, Version: version, Source: m.src, Rate: 1 << 30, Log: slog.New(slog.DiscardHandler),
+		Store: m.store, Version: version, Orders: m.desk, Source: m.src, Changed: func() {}, Rate: 1 << 30, Log: slog.New(slog.DiscardHandler),
 		Try: func(context.Context, string) error {
 			m.mu.Lock()
 			defer m.mu.Unlock()
@@ -95,14 +98,14 @@ func (m *field) start(ctx context.Context) {
 		return
 	}
 	m.mu.Lock()
-	m.ran, m.agent, m.closed = append(m.ran, version), a, false
+	m.ran, m.agent, m.end, m.closed = append(m.ran, version), a, end, false
 	m.mu.Unlock()
 	if err := a.Run(ctx); err != nil && !strings.Contains(err.Error(), "not restarted within") {
 		m.t.Errorf("version %s ended: %v", version, err)
 	}
 }
 
-func (m *field) gate() (func(), string) {
+func (m *field) gate(context.Context) (func(), string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
@@ -125,6 +128,9 @@ func (m *field) set(f func()) {
 	f()
 }
 
+// off switches the machine off and on again.
+func (m *field) off() { m.set(func() { m.end() }) }
+
 // order gives the machine a release.
 func (m *field) order(id string, man update.Manifest) update.Order {
 	m.t.Helper()
@@ -137,16 +143,51 @@ func (m *field) order(id string, man update.Manifest) update.Order {
 
 func (m *field) take(o update.Order) {
 	m.t.Helper()
-	m.mu.Lock()
-	a := m.agent
-	m.mu.Unlock()
-	if err := a.Take(o); err != nil {
-		m.t.Errorf("take: %v", err)
+	m.desk.give(o)
+}
+
+// desk is where orders lie until they are handed over.
+type desk struct {
+	mu      sync.Mutex
+	order   *update.Order // guarded by mu; nil: none
+	changed chan struct{} // guarded by mu
+	fails   error         // guarded by mu
+}
+
+func (d *desk) give(o update.Order) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.order = &o
+	close(d.changed)
+	d.changed = make(chan struct{})
+}
+
+func (d *desk) Ordered(context.Context) (string, protocol.Update, bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.fails != nil || d.order == nil {
+		return "", protocol.Update{}, false, d.fails
 	}
+	return d.order.ID, d.order.Update, true, nil
+}
+
+func (d *desk) HandedOver(_ context.Context, id string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.order != nil && d.order.ID == id {
+		d.order = nil
+	}
+	return d.fails
+}
+
+func (d *desk) Watch() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.changed
 }
 
 // ends wants a last result and the versions that were started, the first being 1.0.
-func (m *field) ends(end update.End, words string, ran ...string) {
+func (m *field) ends(end protocol.UpdateEnd, words string, ran ...string) {
 	m.t.Helper()
 	st := m.status()
 	m.mu.Lock()
@@ -163,10 +204,10 @@ func TestUpdate(t *testing.T) {
 	inField(t, func(t *testing.T, m *field) {
 		m.order("c-1", manifest(t, "1.1", 2))
 		time.Sleep(5 * time.Minute)
-		m.ends(update.EndConfirmed, "", "1.0", "1.1")
+		m.ends(protocol.UpdateConfirmed, "", "1.0", "1.1")
 		m.order("c-2", manifest(t, "1.2", 3))
 		time.Sleep(5 * time.Minute)
-		m.ends(update.EndConfirmed, "", "1.0", "1.1", "1.2")
+		m.ends(protocol.UpdateConfirmed, "", "1.0", "1.1", "1.2")
 		if st := m.status(); st.Current != "1.2" || st.Previous != "1.1" {
 			t.Errorf("got %+v", st)
 		}
@@ -203,7 +244,7 @@ func TestUpdateWaits(t *testing.T) {
 		}
 		m.set(func() { m.busy = "" })
 		time.Sleep(5 * time.Minute)
-		m.ends(update.EndConfirmed, "", "1.0", "1.1")
+		m.ends(protocol.UpdateConfirmed, "", "1.0", "1.1")
 	})
 }
 
@@ -219,7 +260,7 @@ func TestUnproved(t *testing.T) {
 		"no ledger": {without(func(s *update.Signs) { s.Ledger = false }), "the ledger does not answer"},
 		"no board":  {without(func(s *update.Signs) { s.Board = false }), "the motor board does not answer, and did before"},
 		"no screen": {without(func(s *update.Signs) { s.Screen = false }), "the screen does not answer"},
-		"no uplink": {without(func(s *update.Signs) { s.Uplink = false }), "the district is out of reach, and was not before"},
+		"no uplink": {without(func(s *update.Signs) { s.Uplink = false }), "the district is there and this version does not get through to it"},
 		"flickers": {func(up time.Duration) update.Signs {
 			s := well
 			s.Screen = up%(20*time.Second) >= 10*time.Second
@@ -235,7 +276,7 @@ func TestUnproved(t *testing.T) {
 					t.Errorf("after 9 minutes: %+v", st)
 				}
 				time.Sleep(3 * time.Minute)
-				m.ends(update.EndRolledBack, c.words, "1.0", "1.1", "1.0")
+				m.ends(protocol.UpdateRolledBack, c.words, "1.0", "1.1", "1.0")
 			})
 		})
 	}
@@ -248,7 +289,81 @@ func TestAsBefore(t *testing.T) {
 		m.set(func() { m.signs["1.0"], m.signs["1.1"] = poor, poor })
 		m.order("c-1", manifest(t, "1.1", 2))
 		time.Sleep(5 * time.Minute)
-		m.ends(update.EndConfirmed, "", "1.0", "1.1")
+		m.ends(protocol.UpdateConfirmed, "", "1.0", "1.1")
+	})
+}
+
+// A district that nobody can reach undoes no good version, however often the machine
+// is switched off meanwhile; but a version that has not been seen to get through does
+// not stay for ever either.
+func TestOutage(t *testing.T) {
+	for name, c := range map[string]struct {
+		lasts time.Duration
+		end   protocol.UpdateEnd
+		words string
+	}{
+		"three days":  {3 * 24 * time.Hour, protocol.UpdateConfirmed, ""},
+		"eight days":  {8 * 24 * time.Hour, protocol.UpdateRolledBack, "the district cannot be reached, for 168h0m0s, and could before"},
+		"not at home": {3 * time.Minute, protocol.UpdateRolledBack, "does not get through"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inField(t, func(t *testing.T, m *field) {
+				m.order("c-1", manifest(t, "1.1", 2))
+				begun := time.Now()
+				m.set(func() {
+					m.signs["1.1"] = func(time.Duration) update.Signs {
+						s := well
+						s.Reach = time.Since(begun) >= c.lasts
+						s.Uplink = s.Reach && name != "not at home"
+						return s
+					}
+				})
+				ran := []string{"1.0", "1.1"}
+				for time.Since(begun) < c.lasts {
+					time.Sleep(8 * time.Hour) // until somebody switches it off for the night
+					if m.status().Trial != "" {
+						m.off()
+						ran = append(ran, "1.1")
+					}
+				}
+				time.Sleep(15 * time.Minute)
+				if c.end == protocol.UpdateRolledBack {
+					ran = append(ran, "1.0")
+				}
+				m.ends(c.end, c.words, ran...)
+			})
+		})
+	}
+}
+
+// An order that comes while a version is on trial waits until that is judged; one
+// that cannot be read comes again.
+func TestOrderMeanwhile(t *testing.T) {
+	inField(t, func(t *testing.T, m *field) {
+		m.desk.mu.Lock()
+		m.desk.fails = errors.New("disk error")
+		m.desk.mu.Unlock()
+		m.order("c-1", manifest(t, "1.1", 2))
+		time.Sleep(time.Minute)
+		if st := m.status(); st.Order != nil {
+			t.Errorf("got %+v", st)
+		}
+		m.desk.mu.Lock()
+		m.desk.fails = nil
+		m.desk.mu.Unlock()
+		time.Sleep(20 * time.Second)
+		m.order("c-2", manifest(t, "1.2", 3))
+		time.Sleep(5 * time.Second)
+		if st := m.status(); st.Trial != "1.1" || st.Order.ID != "c-1" {
+			t.Errorf("got %+v", st)
+		}
+		time.Sleep(5 * time.Minute)
+		m.ends(protocol.UpdateConfirmed, "", "1.0", "1.1", "1.2")
+		m.set(func() {
+			if u, err := m.agent.State(); err != nil || u.Trial != "" || u.Ordered != "" || u.Waits != "" || u.Last.Order != "c-2" {
+				t.Errorf("state %+v, %v", u, err)
+			}
+		})
 	})
 }
 
@@ -258,7 +373,7 @@ func TestNobodyRestarts(t *testing.T) {
 		m.set(func() { m.deaf = true })
 		m.order("c-1", manifest(t, "1.1", 2))
 		time.Sleep(10 * time.Minute)
-		m.ends(update.EndConfirmed, "", "1.0", "1.1")
+		m.ends(protocol.UpdateConfirmed, "", "1.0", "1.1")
 	})
 }
 
@@ -270,17 +385,17 @@ func TestRefusedOrders(t *testing.T) {
 		})
 		m.order("c-1", man)
 		time.Sleep(time.Minute)
-		m.ends(update.EndRefused, "does not take this machine's configuration", "1.0")
+		m.ends(protocol.UpdateRefused, "does not take this machine's configuration", "1.0")
 
 		m.set(func() { m.refuse = errors.New("no memory") })
 		m.order("c-2", man)
 		time.Sleep(25 * time.Hour)
-		m.ends(update.EndLate, "the deadline came first: no memory", "1.0")
+		m.ends(protocol.UpdateLate, "the deadline came first: no memory", "1.0")
 
 		m.set(func() { m.refuse, m.busy = nil, "a vend is open" })
 		m.order("c-3", man)
 		time.Sleep(25 * time.Hour)
-		m.ends(update.EndLate, "a vend is open", "1.0")
+		m.ends(protocol.UpdateLate, "a vend is open", "1.0")
 
 		// The district sends other bytes than it ordered, for ever.
 		m.set(func() { m.busy = "" })
@@ -290,7 +405,7 @@ func TestRefusedOrders(t *testing.T) {
 		m.set(func() { m.src.bundles[o.SHA256] = b })
 		m.take(o)
 		time.Sleep(time.Hour)
-		m.ends(update.EndRefused, "is not the one that was ordered", "1.0")
+		m.ends(protocol.UpdateRefused, "is not the one that was ordered", "1.0")
 	})
 }
 
@@ -308,14 +423,14 @@ func TestOrderReplaced(t *testing.T) {
 		}
 		m.set(func() { m.busy = "" })
 		time.Sleep(5 * time.Minute)
-		m.ends(update.EndConfirmed, "", "1.0", "1.2")
+		m.ends(protocol.UpdateConfirmed, "", "1.0", "1.2")
 	})
 }
 
 func TestNewAgentComplains(t *testing.T) {
 	m := newMachine(t)
-	good := update.Options{Store: m.store, Version: "1.0", Source: sourceOf(t), Rate: update.MinRate, Log: slog.New(slog.DiscardHandler),
-		Try: func(context.Context, string) error { return nil }, Gate: func() (func(), string) { return nil, "never" },
+	good := update.Options{Store: m.store, Version: "1.0", Orders: &desk{}, Source: sourceOf(t), Changed: func() {}, Rate: update.MinRate, Log: slog.New(slog.DiscardHandler),
+		Try: func(context.Context, string) error { return nil }, Gate: func(context.Context) (func(), string) { return nil, "never" },
 		Signs: func(context.Context) update.Signs { return well }, Restart: func(context.Context) error { return nil }}
 	if _, err := update.NewAgent(good); err != nil {
 		t.Error(err)

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"yaoju/protocol"
 )
 
 // HTTPSource fetches bundles from a folder of a web server: the district's, over
@@ -28,7 +30,7 @@ func NewHTTPSource(client *http.Client, base string) (*HTTPSource, error) {
 
 // Open asks for the bundle from the offset on.
 func (h *HTTPSource) Open(ctx context.Context, sha256 string, from int64) (io.ReadCloser, error) {
-	if !validSum(sha256) {
+	if !protocol.ValidSum(sha256) {
 		return nil, fmt.Errorf("bundle %q: not a sum", clip(sha256))
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.base+"/"+sha256+".bundle", nil)

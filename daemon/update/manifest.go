@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,15 +14,13 @@ import (
 	"yaoju/protocol"
 )
 
-// Limits of a release. The two programs are 45 MiB today.
+// Limits of a release, beside those of its order.
 const (
-	MaxBundle = 128 << 20 // bytes of a bundle
-	maxFile   = 128 << 20 // bytes of one file in it
-	maxTotal  = 256 << 20 // bytes of all its files, unpacked
+	maxFile  = 128 << 20 // bytes of one file in it
+	maxTotal = 256 << 20 // bytes of all its files, unpacked
 
 	maxManifest = 16 << 10
 	maxFiles    = 8
-	maxVersion  = 40
 	maxKeys     = 8       // trusted at once: two, while one takes over from another
 	maxKeyFile  = 8 << 10 // bytes
 )
@@ -78,7 +75,7 @@ func (m Manifest) Valid() error {
 	if m.Format != manifestFormat {
 		return fmt.Errorf("manifest: format %d: this program knows only %d", m.Format, manifestFormat)
 	}
-	if err := validVersion(m.Version); err != nil {
+	if err := protocol.ValidVersion(m.Version); err != nil {
 		return fmt.Errorf("manifest: %w", err)
 	}
 	switch l := m.Ledger; {
@@ -120,38 +117,16 @@ func (m Manifest) total() int64 {
 
 // valid lets only plain names pass: nothing that could lead out of the folder.
 func (f File) valid() error {
-	if f.Name == "" || len(f.Name) > maxVersion || strings.Trim(f.Name, "abcdefghijklmnopqrstuvwxyz0123456789-.") != "" || f.Name[0] == '.' {
-		return fmt.Errorf("file %q: 1 to %d of a-z, 0-9, '-' and '.' are allowed, and '.' not first", clip(f.Name), maxVersion)
+	if f.Name == "" || len(f.Name) > protocol.MaxVersion || strings.Trim(f.Name, "abcdefghijklmnopqrstuvwxyz0123456789-.") != "" || f.Name[0] == '.' {
+		return fmt.Errorf("file %q: 1 to %d of a-z, 0-9, '-' and '.' are allowed, and '.' not first", clip(f.Name), protocol.MaxVersion)
 	}
-	if !validSum(f.SHA256) {
+	if !protocol.ValidSum(f.SHA256) {
 		return fmt.Errorf("file %s: sha256 %q: want 64 lower-case hexadecimal digits", f.Name, clip(f.SHA256))
 	}
 	if f.Size < 1 || f.Size > maxFile {
 		return fmt.Errorf("file %s: %d bytes: 1 to %d are allowed", f.Name, f.Size, maxFile)
 	}
 	return nil
-}
-
-// validVersion lets a version pass that can be a folder's name.
-func validVersion(v string) error {
-	if v == "" || len(v) > maxVersion || !alphanumeric(v[0]) {
-		return fmt.Errorf("version %q: 1 to %d characters are allowed, the first a letter or digit", clip(v), maxVersion)
-	}
-	for _, c := range []byte(v) {
-		if !alphanumeric(c) && strings.IndexByte("+-.~", c) < 0 {
-			return fmt.Errorf("version %q: only letters, digits and + - . ~ are allowed", clip(v))
-		}
-	}
-	return nil
-}
-
-func alphanumeric(c byte) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
-}
-
-func validSum(s string) bool {
-	b, err := hex.DecodeString(s)
-	return err == nil && len(b) == 32 && hex.EncodeToString(b) == s
 }
 
 // purposeRelease is part of what is signed, so that nothing a district signs can

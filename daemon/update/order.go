@@ -3,45 +3,54 @@ package update
 import (
 	"errors"
 	"fmt"
+
+	"yaoju/protocol"
 )
 
 // Take makes an order the one to carry out, durable when it returns. An order that
 // was taken before changes nothing; a newer one replaces one that has not come to
-// its switch. A *RefusedError says why the machine cannot take it.
+// its switch, and none is taken while a version is on trial. A *RefusedError says
+// why the machine cannot take it; that is its end.
 func (s *Store) Take(o Order) error {
 	if err := o.Valid(); err != nil {
 		return refusef("%v", err)
 	}
-	if len(s.o.Keys) == 0 {
-		return refusef("this machine trusts no release key")
-	}
+	var refused error
 	err := s.change(func(st *state) error {
 		switch {
-		case st.Order != nil && st.Order.ID == o.ID, st.Last != nil && st.Last.Order == o.ID:
+		case st.Taken == o.ID:
 			return errNothing
 		case st.Phase != steady:
-			return refusef("version %s is on trial", st.Trial.Version)
+			return errTrial
+		case len(s.o.Keys) == 0:
+			refused = refusef("this machine trusts no release key")
+			st.Last = result(o.ID, o.Version, protocol.UpdateRefused, refused.Error())
+		default:
+			st.Order, st.Staged = &o, ""
 		}
-		st.Order, st.Staged = &o, ""
+		st.Taken = o.ID
 		return nil
 	})
 	if errors.Is(err, errNothing) {
 		return nil
 	}
-	return err
+	return errors.Join(err, refused)
 }
+
+// errTrial says that an order has to wait until the version on trial is judged.
+var errTrial = errors.New("a version is on trial")
 
 // errNothing keeps change from saving what is as it was.
 var errNothing = errors.New("nothing to change")
 
 // finish ends an order that did not come to its switch.
-func (s *Store) finish(o Order, end End, words string) error {
+func (s *Store) finish(o Order, end protocol.UpdateEnd, words string) error {
 	err := s.change(func(st *state) error {
 		if st.Order == nil || st.Order.ID != o.ID || st.Phase != steady {
 			return errNothing // replaced meanwhile
 		}
 		st.Order, st.Staged = nil, ""
-		st.Last = &Result{Order: o.ID, Version: o.Version, End: end, Words: words}
+		st.Last = result(o.ID, o.Version, end, words)
 		return nil
 	})
 	if err != nil && !errors.Is(err, errNothing) {
@@ -52,15 +61,15 @@ func (s *Store) finish(o Order, end End, words string) error {
 
 // Status is how the machine's software stands, for people and for the district.
 type Status struct {
-	Current  string  `json:"current"`            // the version that starts next; "base": the one it was installed with
-	Previous string  `json:"previous,omitempty"` // the one before
-	Trial    string  `json:"trial,omitempty"`    // the version that has yet to prove itself
-	Starts   int     `json:"starts,omitempty"`   // how often it was started
-	Failed   string  `json:"failed,omitempty"`   // why it goes at the next start
-	Order    *Order  `json:"order,omitempty"`    // taken and not at its end
-	Fetched  int64   `json:"fetched,omitempty"`  // bytes of its bundle that are here, while they come
-	Staged   bool    `json:"staged,omitempty"`   // its bundle is unpacked
-	Last     *Result `json:"last,omitempty"`     // how the last one ended
+	Current  string                 `json:"current"`            // the version that starts next; "base": the one it was installed with
+	Previous string                 `json:"previous,omitempty"` // the one before
+	Trial    string                 `json:"trial,omitempty"`    // the version that has yet to prove itself
+	Starts   int                    `json:"starts,omitempty"`   // how often it was started
+	Failed   string                 `json:"failed,omitempty"`   // why it goes at the next start
+	Order    *Order                 `json:"order,omitempty"`    // taken and not at its end
+	Fetched  int64                  `json:"fetched,omitempty"`  // bytes of its bundle that are here, while they come
+	Staged   bool                   `json:"staged,omitempty"`   // its bundle is unpacked
+	Last     *protocol.UpdateResult `json:"last,omitempty"`     // how the last one ended
 }
 
 // Status reads how the machine's software stands.

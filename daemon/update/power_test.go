@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"yaoju/daemon/update"
+	"yaoju/protocol"
 )
 
 // errPower is all that a program sees of a power cut.
@@ -265,7 +266,7 @@ func TestPowerCuts(t *testing.T) {
 				t.Errorf("ends at %+v", end)
 			case end.Order != nil && end.Staged && end.Last.Version == "1.1":
 				forgotten++
-			case end.Order == nil && end.Last.Version == "1.2" && end.Last.End == update.EndRolledBack:
+			case end.Order == nil && end.Last.Version == "1.2" && end.Last.End == protocol.UpdateRolledBack:
 				gaveUp++
 			default:
 				t.Errorf("ends at %+v, %+v", end, end.Last)
@@ -330,6 +331,25 @@ func TestPowerCuts(t *testing.T) {
 			}
 		})
 	})
+	t.Run("package installed", func(t *testing.T) {
+		m.t = t
+		m.installed("2.0", 9)
+		defer m.installed("1.0", 1)
+		began := 0
+		m.afterwards([]image{confirmed}, func(before update.Status) {
+			st := m.status()
+			if st.Current != "base" || m.runs() != "2.0" || st.Trial != "" {
+				t.Errorf("starts %+v", st)
+			}
+			began++
+		})
+		if began == 0 {
+			t.Error("it never started")
+		}
+		if _, err := m.store.Rollback("it hums"); err == nil {
+			t.Error("rolled back from the base")
+		}
+	})
 	t.Run("state damaged", func(t *testing.T) {
 		m.t = t
 		bad := maps.Clone(confirmed)
@@ -344,7 +364,7 @@ func TestPowerCuts(t *testing.T) {
 		m.t = t
 		m.write(filepath.Join(m.dir, "versions", "1.2", "kioskd"), []byte("#!/bin/sh\necho kioskd 6.6\n"), 0o755)
 		m.afterwards([]image{confirmed}, func(before update.Status) {
-			if st := started(t, before); st.Current != "1.1" || st.Last.End != update.EndRolledBack {
+			if st := started(t, before); st.Current != "1.1" || st.Last.End != protocol.UpdateRolledBack {
 				t.Errorf("starts %+v", st)
 			}
 		})

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"yaoju/daemon/update"
+	"yaoju/protocol"
 )
 
 // key is a release key named by a byte.
@@ -64,7 +65,7 @@ func sumOf(b []byte) string { s := sha256.Sum256(b); return hex.EncodeToString(s
 // order asks for a bundle within a day.
 func order(id string, m update.Manifest, b []byte) update.Order {
 	now := time.Now()
-	return update.Order{ID: id, Version: m.Version, SHA256: sumOf(b), Size: int64(len(b)), NotBeforeMS: now.UnixMilli(), DeadlineMS: now.Add(24 * time.Hour).UnixMilli(), Wave: 1}
+	return update.Order{ID: id, Update: protocol.Update{Version: m.Version, SHA256: sumOf(b), Size: int64(len(b)), NotBeforeMS: now.UnixMilli(), DeadlineMS: now.Add(24 * time.Hour).UnixMilli(), Wave: 1}}
 }
 
 // machine is a folder of versions and a base of version 1.0 beside it.
@@ -84,16 +85,22 @@ func newMachine(t testing.TB) *machine {
 			t.Fatal(err)
 		}
 	}
-	text, err := update.Unsigned(manifest(t, "1.0", 1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.write(filepath.Join(m.base, "manifest.json"), text, 0o644)
-	for name, f := range software("1.0") {
-		m.write(filepath.Join(m.base, name), f.Data, 0o755)
-	}
+	m.installed("1.0", 1)
 	m.store = m.open()
 	return m
+}
+
+// installed puts a version in the place of the base, as a package does.
+func (m *machine) installed(version string, day int) {
+	m.t.Helper()
+	text, err := update.Unsigned(manifest(m.t, version, day))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.write(filepath.Join(m.base, "manifest.json"), text, 0o644)
+	for name, f := range software(version) {
+		m.write(filepath.Join(m.base, name), f.Data, 0o755)
+	}
 }
 
 func (m *machine) write(path string, b []byte, mode fs.FileMode) {

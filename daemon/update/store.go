@@ -43,21 +43,24 @@ const (
 	back   phase = "back"   // the version before is being put back
 )
 
-// stateFormat is the version of the state file.
+// stateFormat is the version of the state file. The base reads it before every
+// start, and may be years older than what wrote it: only add to it.
 //
 //	1: first releases
 const stateFormat = 1
 
 // state is what must outlast a power cut. It is one small file, replaced whole.
 type state struct {
-	Format int     `json:"format"`
-	Phase  phase   `json:"phase"`
-	Trial  *tried  `json:"trial,omitempty"`  // of trial and back
-	Order  *Order  `json:"order,omitempty"`  // taken and not at its end
-	Staged string  `json:"staged,omitempty"` // sha256 of the bundle that was unpacked for the order
-	Newest int64   `json:"newest"`           // built_ms of the newest release that proved itself here
-	Ledger int     `json:"ledger"`           // newest version of the ledger's file that a program started here may have written
-	Last   *Result `json:"last,omitempty"`
+	Format int                    `json:"format"`
+	Phase  phase                  `json:"phase"`
+	Trial  *tried                 `json:"trial,omitempty"`  // of trial and back
+	Order  *Order                 `json:"order,omitempty"`  // taken and not at its end
+	Staged string                 `json:"staged,omitempty"` // sha256 of the bundle that was unpacked for the order
+	Taken  string                 `json:"taken,omitempty"`  // id of the newest order that was taken: it is not taken again, whatever came of it
+	BaseMS int64                  `json:"base_ms"`          // built_ms of the base when we last looked; 0: never
+	Newest int64                  `json:"newest"`           // built_ms of the newest release that proved itself here
+	Ledger int                    `json:"ledger"`           // newest version of the ledger's file that a program started here may have written
+	Last   *protocol.UpdateResult `json:"last,omitempty"`
 }
 
 // tried is a version that has yet to prove itself, or that failed to.
@@ -66,7 +69,8 @@ type tried struct {
 	From        string `json:"from"`                   // where current led before, and leads again if it fails
 	OldPrevious string `json:"old_previous,omitempty"` // where previous led before
 	Order       string `json:"order,omitempty"`        // id of the order it came with
-	Starts      int    `json:"starts"`                 // of the version, counted before each
+	BegunMS     int64  `json:"begun_ms"`               // Unix milliseconds of the switch
+	Starts      int    `json:"starts"`                 // of the version, counted before each, since it was last found well
 	Before      Signs  `json:"before"`                 // what worked under the version before
 	Failed      string `json:"failed,omitempty"`       // why it must go, for people; empty: it may still prove itself
 }
@@ -173,7 +177,7 @@ func decodeState(b []byte) (state, error) {
 	case steady:
 		return st, nil
 	case trial, back:
-		if st.Trial == nil || validVersion(st.Trial.Version) != nil || st.Trial.From == "" || st.Trial.Starts < 0 {
+		if st.Trial == nil || protocol.ValidVersion(st.Trial.Version) != nil || st.Trial.From == "" || st.Trial.Starts < 0 {
 			return st, fmt.Errorf("phase %s without a version on trial", st.Phase)
 		}
 		return st, nil
@@ -194,7 +198,7 @@ func refOf(version string) string { return path.Join(versionsDir, version) }
 // versionOf returns the version a link names, "" for the base or nothing of ours.
 func versionOf(ref string) string {
 	dir, v := path.Split(ref)
-	if dir != versionsDir+"/" || validVersion(v) != nil {
+	if dir != versionsDir+"/" || protocol.ValidVersion(v) != nil {
 		return ""
 	}
 	return v

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"yaoju/daemon/update"
+	"yaoju/protocol"
 )
 
 // refused wants a decision, not a failure, in these words.
@@ -49,7 +50,7 @@ func TestSwitch(t *testing.T) {
 	for range 5 {
 		m.check()
 	}
-	if st := m.status(); st.Current != "1.1" || st.Trial != "" || st.Order != nil || st.Last.End != update.EndConfirmed || st.Last.Order != "c-1" {
+	if st := m.status(); st.Current != "1.1" || st.Trial != "" || st.Order != nil || st.Last.End != protocol.UpdateConfirmed || st.Last.Order != "c-1" {
 		t.Errorf("got %+v, %+v", st, st.Last)
 	}
 	info, err := os.Stat(filepath.Join(m.dir, "current", "kioskd"))
@@ -73,7 +74,7 @@ func TestThreeStarts(t *testing.T) {
 	if want := []string{"1.1", "1.1", "1.1", "1.0", "1.0"}; !slices.Equal(ran, want) {
 		t.Errorf("ran %v, want %v", ran, want)
 	}
-	if l := m.status().Last; l.End != update.EndRolledBack || !strings.Contains(l.Words, "started 3 times") || l.Order != "c-1" {
+	if l := m.status().Last; l.End != protocol.UpdateRolledBack || !strings.Contains(l.Words, "started 3 times") || l.Order != "c-1" {
 		t.Errorf("last %+v", l)
 	}
 }
@@ -256,7 +257,7 @@ func TestTake(t *testing.T) {
 		"version":                func(o *update.Order) { o.Version = "../../etc" },
 		"lower-case hexadecimal": func(o *update.Order) { o.SHA256 = "../../../etc/passwd" },
 		"size 0":                 func(o *update.Order) { o.Size = 0 },
-		"size 134217729":         func(o *update.Order) { o.Size = update.MaxBundle + 1 },
+		"size 134217729":         func(o *update.Order) { o.Size = protocol.MaxBundle + 1 },
 		"before it begins":       func(o *update.Order) { o.DeadlineMS = o.NotBeforeMS },
 		"wave -1":                func(o *update.Order) { o.Wave = -1 },
 	} {
@@ -271,7 +272,9 @@ func TestTake(t *testing.T) {
 	if err := m.store.Switch(o, update.Signs{}); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, m.store.Take(order("c-2", man, b)), "1.1 is on trial")
+	if err := m.store.Take(order("c-2", man, b)); err == nil || !strings.Contains(err.Error(), "a version is on trial") {
+		t.Errorf("taken while another is on trial: %v", err)
+	}
 	m.check()
 	if err := m.store.Confirm("1.1"); err != nil {
 		t.Fatal(err)
@@ -286,7 +289,57 @@ func TestTake(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
+	good.ID = "c-3"
 	refused(t, s.Take(good), "trusts no release key")
+	if st := m.status(); st.Order != nil || st.Last == nil || st.Last.Order != "c-3" || st.Last.End != protocol.UpdateRefused {
+		t.Errorf("after a refusal: %+v, %+v", st, st.Last)
+	}
+	// What was rolled back by hand does not come again because somebody repeats its order.
+	if _, err := m.store.Rollback("it hums"); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.store.Take(good); err != nil || m.status().Order != nil {
+		t.Errorf("the last order again: %v, %+v", err, m.status())
+	}
+}
+
+// A package that somebody installs by hand is taken if it is later than what runs,
+// once: an order for an older version after it stays.
+func TestPackageInstalled(t *testing.T) {
+	m := newMachine(t)
+	m.check()
+	m.upgraded("c-1", manifest(t, "1.1", 5))
+	if did := m.check(); did != "" || m.runs() != "1.1" {
+		t.Errorf("check did %q, %s runs", did, m.runs())
+	}
+	m.installed("1.0.1", 3) // earlier than what runs
+	if did := m.check(); did != "" || m.runs() != "1.1" {
+		t.Errorf("an earlier package: check did %q, %s runs", did, m.runs())
+	}
+	m.installed("1.2", 6)
+	if did := m.check(); !strings.Contains(did, "version 1.2 was installed since, and is later than 1.1") || m.runs() != "1.2" {
+		t.Errorf("a later package: check did %q, %s runs", did, m.runs())
+	}
+	if st := m.status(); st.Current != "base" || st.Previous != "1.1" || st.Trial != "" {
+		t.Errorf("got %+v", st)
+	}
+	o := m.staged("c-2", manifest(t, "1.3", 7))
+	if err := m.store.Switch(o, update.Signs{}); err != nil {
+		t.Fatal(err)
+	}
+	m.installed("1.4", 8) // while another one is on trial
+	if did := m.check(); !strings.Contains(did, "1.3 is on trial") {
+		t.Errorf("check did %q", did)
+	}
+	if err := m.store.Confirm("1.3"); err != nil {
+		t.Fatal(err)
+	}
+	if did := m.check(); !strings.Contains(did, "version 1.4 was installed since") || m.runs() != "1.4" {
+		t.Errorf("check did %q, %s runs", did, m.runs())
+	}
+	if did := m.check(); did != "" || m.runs() != "1.4" {
+		t.Errorf("check did %q, %s runs", did, m.runs())
+	}
 }
 
 // Nothing is left of what nobody needs, and nothing goes that somebody does.

@@ -3,6 +3,9 @@ package update
 import (
 	"errors"
 	"fmt"
+	"time"
+
+	"yaoju/protocol"
 )
 
 // maxStarts is how often a version on trial is started. A machine may lose its
@@ -39,7 +42,7 @@ func (s *Store) Switch(o Order, before Signs) error {
 		if err := s.fits(st, m, o.Older); err != nil {
 			return err
 		}
-		t := tried{Version: o.Version, Order: o.ID, Before: before}
+		t := tried{Version: o.Version, Order: o.ID, BegunMS: time.Now().UnixMilli(), Before: before}
 		if t.From, err = s.where(currentLink); err != nil {
 			return err
 		}
@@ -151,7 +154,7 @@ func join(did, more string) string {
 	return did + "; " + more
 }
 
-func (s *Store) checkSteady(st state) (string, error) {
+func (s *Store) checkSteady(st state) (did string, err error) {
 	now, err := s.where(currentLink)
 	if err != nil {
 		return "", err
@@ -160,11 +163,17 @@ func (s *Store) checkSteady(st state) (string, error) {
 		if err := point(s.disk, currentLink, s.o.Base); err != nil {
 			return "", fmt.Errorf("versions: %w", err)
 		}
-		return "the version the machine was installed with starts", nil
+		did = "the version the machine was installed with starts"
+		m, _, err := s.manifest(s.o.Base)
+		if err != nil {
+			return did, nil // it starts all the same: there is nothing else
+		}
+		_, err = s.note(st, s.o.Base, m)
+		return did, err
 	}
 	m, err := s.sound(now)
 	if err == nil {
-		return "", s.noteLedger(st, m)
+		return s.note(st, now, m)
 	}
 	previous, also := s.where(previousLink)
 	if also != nil {
@@ -181,13 +190,32 @@ func (s *Store) checkSteady(st state) (string, error) {
 	return s.leave(st)
 }
 
-// noteLedger remembers what the version that starts may write.
-func (s *Store) noteLedger(st state, m Manifest) error {
-	if m.Ledger.Writes <= st.Ledger {
-		return nil
+// note remembers what the version that starts may write. If the package was installed
+// anew since, and brought a later version, that one starts: whoever installs it by
+// hand wants it.
+func (s *Store) note(st state, now string, m Manifest) (did string, err error) {
+	ledger := max(st.Ledger, m.Ledger.Writes)
+	base, _, unread := s.manifest(s.o.Base)
+	if unread != nil || base.BuiltMS == st.BaseMS {
+		if ledger == st.Ledger {
+			return "", nil
+		}
+		st.Ledger = ledger
+		return "", s.save(st)
 	}
-	st.Ledger = m.Ledger.Writes
-	return s.save(st)
+	fresh := st.BaseMS != 0 && base.BuiltMS > m.BuiltMS
+	st.BaseMS, st.Ledger = base.BuiltMS, ledger
+	if to, ok := s.refuge(st, s.o.Base); ok && fresh && to != now {
+		if err := point(s.disk, previousLink, now); err != nil {
+			return "", fmt.Errorf("versions: %w", err)
+		}
+		if err := point(s.disk, currentLink, s.o.Base); err != nil {
+			return "", fmt.Errorf("versions: %w", err)
+		}
+		st.Ledger = max(ledger, base.Ledger.Writes)
+		did = fmt.Sprintf("version %s was installed since, and is later than %s: it starts", base.Version, m.Version)
+	}
+	return did, s.save(st)
 }
 
 // refuge finds a version to go back to: the wanted one, else the base. It must be
@@ -225,7 +253,7 @@ func (s *Store) goBack(st state) (string, error) {
 	if err := point(s.disk, previousLink, previous); err != nil {
 		return "", fmt.Errorf("versions: %w", err)
 	}
-	st.Last = &Result{Order: t.Order, Version: t.Version, End: EndRolledBack, Words: t.Failed}
+	st.Last = result(t.Order, t.Version, protocol.UpdateRolledBack, t.Failed)
 	if st.Order != nil && st.Order.ID == t.Order {
 		st.Order, st.Staged = nil, ""
 	}
@@ -275,11 +303,24 @@ func (s *Store) Confirm(version string) error {
 			return err
 		}
 		st.Newest, st.Ledger = max(st.Newest, m.BuiltMS), max(st.Ledger, m.Ledger.Writes)
-		st.Last = &Result{Order: st.Trial.Order, Version: version, End: EndConfirmed}
+		st.Last = result(st.Trial.Order, version, protocol.UpdateConfirmed, "")
 		if st.Order != nil && st.Order.ID == st.Trial.Order {
 			st.Order, st.Staged = nil, ""
 		}
 		st.Phase, st.Trial = steady, nil
+		return nil
+	})
+}
+
+// Vouch says that the version on trial works, as far as one can tell without the
+// district: its starts are counted anew. A district that is out of reach for days,
+// on a machine that is switched off every night, must not use them up.
+func (s *Store) Vouch(version string) error {
+	return s.change(func(st *state) error {
+		if st.Phase != trial || st.Trial.Version != version {
+			return fmt.Errorf("versions: vouch for %s: it is not on trial", version)
+		}
+		st.Trial.Starts = 0
 		return nil
 	})
 }

@@ -4,8 +4,7 @@
 // It owns the bundle a release travels in, the folder of versions with its links
 // `current` and `previous`, the small state file beside them, and the order of
 // steps in which all of these change, so that a power cut at any of them leaves a
-// machine that starts. For the district it owns the rule by which a release goes
-// out in waves. It does not know vends, residents, boards, SQL or MQTT: whether the
+// machine that starts. It does not know vends, residents, boards, SQL or MQTT: whether the
 // machine is free, what works on it and how it is restarted are functions it is
 // given, and where the bytes come from is its Source's affair.
 //
@@ -21,8 +20,8 @@
 package update
 
 import (
-	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"yaoju/protocol"
@@ -41,14 +40,8 @@ func refusef(format string, args ...any) error {
 // Order asks one machine for one release. It reaches the machine inside a command
 // that the district signed; the release itself is signed by those who made it.
 type Order struct {
-	ID          string `json:"id"`              // the command's; the same order twice is one order
-	Version     string `json:"version"`         // that the bundle must hold
-	SHA256      string `json:"sha256"`          // of the bundle, 64 lower-case hexadecimal digits
-	Size        int64  `json:"size"`            // of the bundle in bytes, 1 to MaxBundle
-	NotBeforeMS int64  `json:"not_before_ms"`   // Unix milliseconds; the bundle is fetched before, and taken into use after
-	DeadlineMS  int64  `json:"deadline_ms"`     // Unix milliseconds; afterwards the order is void
-	Wave        int    `json:"wave"`            // counted from 1; 0: the machine was ordered alone
-	Older       bool   `json:"older,omitempty"` // a release older than the newest this machine has run is meant
+	ID string `json:"id"` // the command's; the same order twice is one order
+	protocol.Update
 }
 
 // Valid reports what is wrong with it, or nil.
@@ -56,21 +49,7 @@ func (o Order) Valid() error {
 	if o.ID == "" || len(o.ID) > protocol.MaxCommandID {
 		return fmt.Errorf("update order: id %q: 1 to %d characters are allowed", clip(o.ID), protocol.MaxCommandID)
 	}
-	if err := validVersion(o.Version); err != nil {
-		return fmt.Errorf("update order: %w", err)
-	}
-	if !validSum(o.SHA256) {
-		return fmt.Errorf("update order: sha256 %q: want 64 lower-case hexadecimal digits", clip(o.SHA256))
-	}
-	switch {
-	case o.Size < 1 || o.Size > MaxBundle:
-		return fmt.Errorf("update order: size %d: 1 to %d bytes are allowed", o.Size, MaxBundle)
-	case o.NotBeforeMS < 0 || o.DeadlineMS <= o.NotBeforeMS:
-		return errors.New("update order: its deadline is before it begins")
-	case o.Wave < 0:
-		return fmt.Errorf("update order: wave %d: waves are counted from 1", o.Wave)
-	}
-	return nil
+	return o.Update.Valid()
 }
 
 func (o Order) late(now time.Time) bool { return now.UnixMilli() >= o.DeadlineMS }
@@ -81,41 +60,35 @@ type Signs struct {
 	Board  bool `json:"board"`  // the motor board has said hello
 	Screen bool `json:"screen"` // its page was answered
 	Uplink bool `json:"uplink"` // connected to the district
+	Reach  bool `json:"reach"`  // the district's address takes a connection, whoever makes it
 }
 
 // missing says what a version on trial lacks: ledger and screen have to work, the
 // board and the line to the district if they did under the version before. A
-// machine without its cable must not lose an update to it.
-func (s Signs) missing(before Signs) string {
+// machine without its cable must not lose an update to it. Outage says that all it
+// lacks is a district that nobody could reach: that says nothing about the version.
+func (s Signs) missing(before Signs) (why string, outage bool) {
 	switch {
 	case !s.Ledger:
-		return "the ledger does not answer"
+		return "the ledger does not answer", false
 	case !s.Screen:
-		return "the screen does not answer"
+		return "the screen does not answer", false
 	case before.Board && !s.Board:
-		return "the motor board does not answer, and did before"
+		return "the motor board does not answer, and did before", false
+	case before.Uplink && !s.Uplink && s.Reach:
+		return "the district is there and this version does not get through to it, as the one before did", false
 	case before.Uplink && !s.Uplink:
-		return "the district is out of reach, and was not before"
+		return "the district cannot be reached", true
 	}
-	return ""
+	return "", false
 }
 
-// End is how an order ended.
-type End string
-
-const (
-	EndConfirmed  End = "confirmed"   // the version runs and has proved itself
-	EndRolledBack End = "rolled_back" // it did not, and the one before runs again
-	EndRefused    End = "refused"     // it was never taken into use
-	EndLate       End = "late"        // the deadline came first
-)
-
-// Result is the end of the last order, or of a rollback somebody asked for.
-type Result struct {
-	Order   string `json:"order,omitempty"` // its id; empty: nobody ordered it from afar
-	Version string `json:"version"`
-	End     End    `json:"end"`
-	Words   string `json:"words,omitempty"` // why, for people
+// result is how something ended, as far as its words may go.
+func result(order, version string, end protocol.UpdateEnd, words string) *protocol.UpdateResult {
+	if len(words) > protocol.MaxWords {
+		words = strings.ToValidUTF8(words[:protocol.MaxWords-3], "") + "..."
+	}
+	return &protocol.UpdateResult{Order: order, Version: version, End: end, Words: words}
 }
 
 // clip bounds foreign text before it enters a message.

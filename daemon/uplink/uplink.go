@@ -145,6 +145,15 @@ func (u *Uplink) Status() Status {
 	return u.status
 }
 
+// SendState has the state sent now, because it says something new that no commit told
+// of. It does not block.
+func (u *Uplink) SendState() {
+	select {
+	case u.stateNow <- struct{}{}:
+	default: // one is wanted already
+	}
+}
+
 // Run keeps the line up until ctx ends, then says goodbye and returns nil. A
 // district that cannot be reached is not an error.
 func (u *Uplink) Run(ctx context.Context) error {
@@ -274,10 +283,7 @@ func (u *Uplink) obeyCommand(ctx context.Context, b []byte) {
 		u.o.Log.Error("command not done", "command", c.ID, "verb", c.Verb, "err", err)
 	}
 	if c.Verb == protocol.VerbState {
-		select {
-		case u.stateNow <- struct{}{}:
-		default: // one is wanted already
-		}
+		u.SendState()
 	}
 }
 

@@ -608,6 +608,13 @@ func TestStateOnCommand(t *testing.T) {
 		if n := len(b.on(protocol.StateTopic(machine))); n != 2 {
 			t.Errorf("%d states, want one on connecting and one on command", n)
 		}
+		for range 3 { // as often as it changes, and not once more
+			r.SendState()
+		}
+		time.Sleep(time.Second)
+		if n := len(b.on(protocol.StateTopic(machine))); n < 3 || n > 4 {
+			t.Errorf("%d states, want one more for what changed", n)
+		}
 		r.stop()
 	})
 }
