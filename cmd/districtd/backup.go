@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -47,6 +48,9 @@ func backUp(data, file, passphrase string, work int) error {
 	if files[signerFile] == nil {
 		return fmt.Errorf("backup: there is no %s in %s yet: start districtd first", signerFile, data)
 	}
+	if err := readable(data); err != nil {
+		return fmt.Errorf("backup: what is there is not sound, and would not be after a restore: %w", err)
+	}
 	var sealed bytes.Buffer
 	if err := backup.Seal(&sealed, passphrase, work, files); err != nil {
 		return err
@@ -58,6 +62,35 @@ func backUp(data, file, passphrase string, work int) error {
 	_, err = f.Write(sealed.Bytes())
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return errors.Join(fmt.Errorf("backup: %w", err), os.Remove(file))
+	}
+	return proven(file, passphrase, files)
+}
+
+// readable checks the signing key and the CA as they are, and changes nothing.
+func readable(data string) error {
+	if _, err := identity.OpenSigner(filepath.Join(data, signerFile)); err != nil {
+		return err
+	}
+	err := identity.CheckCA(filepath.Join(data, caFolder))
+	if errors.Is(err, identity.ErrNoCA) {
+		return nil
+	}
+	return err
+}
+
+// proven opens the backup that was just written: one that nobody ever opened is none.
+func proven(file, passphrase string, files map[string][]byte) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return fmt.Errorf("backup: read it again: %w", err)
+	}
+	defer f.Close()
+	got, err := backup.Open(f, passphrase)
+	if err != nil {
+		return fmt.Errorf("backup: read it again: %w", err)
+	}
+	if !maps.EqualFunc(got, files, bytes.Equal) {
+		return fmt.Errorf("backup: %s holds something else than was written: use another disk", file)
 	}
 	return nil
 }
@@ -142,7 +175,10 @@ func keepCA(ctx context.Context, cfg Config, what, file string, in *os.File, say
 		if err := backUp(cfg.Data, file, p, backup.Work); err != nil {
 			return err
 		}
-		fmt.Fprintf(say, "%s holds all that machines know this district by. Keep it elsewhere, and the passphrase apart from it.\n", file)
+		fmt.Fprintf(say, `%s is written, and was opened again with the passphrase.
+It holds all that machines know this district by: the CA and the signing key. It does not hold the database.
+Keep it on another computer or in a safe, and the passphrase apart from it. Make another after 'districtd keys rotate'.
+`, file)
 		return nil
 	case "restore":
 		if err := ours(cfg.Data); err != nil {
@@ -153,7 +189,7 @@ func keepCA(ctx context.Context, cfg Config, what, file string, in *os.File, say
 		}
 		held, err := lock(cfg.Data)
 		if err != nil {
-			return err
+			return fmt.Errorf("%w: stop it first", err)
 		}
 		defer held.Close()
 		p, err := askPassphrase(ctx, in, say, "Passphrase of the backup: ")
@@ -163,7 +199,9 @@ func keepCA(ctx context.Context, cfg Config, what, file string, in *os.File, say
 		if err := restore(cfg.Data, file, p, time.Now()); err != nil {
 			return err
 		}
-		fmt.Fprintln(say, "Restored. Start districtd; machines know it as before.")
+		fmt.Fprint(say, `Restored. Start districtd: machines know it as before.
+If the database was lost as well, it knows no machine's key: they come back after 'districtd consent ALL'.
+`)
 		return nil
 	}
 	return fmt.Errorf("unknown order; known are:\n%s", orders)

@@ -43,7 +43,7 @@ func main() {
 	cfg, err := readConfig(*path)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		os.Exit(2)
+		os.Exit(78) // EX_CONFIG of sysexits.h: 2 is what a panic ends with, and systemd must tell them apart
 	}
 	if *check {
 		fmt.Println(*path + ": good")
@@ -82,6 +82,10 @@ func readConfig(path string) (Config, error) {
 func obey(ctx context.Context, cfg Config, words []string, log *slog.Logger) error {
 	if words[0] == "ca" && len(words) == 3 {
 		return keepCA(ctx, cfg, words[1], words[2], os.Stdin, os.Stderr)
+	}
+	words, err := located(words)
+	if err != nil {
+		return err
 	}
 	text, err := carryOut(ctx, cfg, words, log)
 	if err == nil {
@@ -123,7 +127,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 			return err
 		}
 	}
-	log.Info("districtd started", "version", version, "console", "http://"+doors.pages.Addr().String(), "broker", doors.mqtt.Addr().String(), "tls", cfg.MQTT.TLS, "key", publicKey(o.signer.Key))
+	log.Info("districtd started", "version", version, "console", "http://"+doors.pages.Addr().String(), "broker", cfg.brokerName(doors.mqtt), "database", o.d.Engine(), "tls", cfg.MQTT.TLS, "key", publicKey(o.signer.Key))
 
 	alive, err := newPulse(log.With("part", "pulse"), pageAnswers(doors.pages.Addr().String()))
 	if err != nil {
@@ -131,22 +135,35 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return alive.Run(ctx) })
-	g.Go(func() error { return serve(ctx, doors.pages, d.Handler()) })
+	g.Go(func() error { return serve(ctx, "console", doors.pages, d.Handler()) })
+	if doors.metrics != nil {
+		pages := http.NewServeMux()
+		pages.Handle("GET /metrics", d.Metrics())
+		g.Go(func() error { return serve(ctx, "metrics", doors.metrics, pages) })
+	}
 	g.Go(func() error { return o.Run(ctx, doors.orders) })
 	mqtt := doors.mqtt
 	if cfg.secure() {
-		mqtt = o.server.Machines(mqtt)
+		if mqtt != nil {
+			mqtt = o.server.Machines(mqtt)
+		} else {
+			g.Go(func() error { return o.keepBroker(ctx) })
+		}
 		desk := identity.NewDesk(o.server, registry{d}, log.With("part", "identity"))
+		desk.Lend(registry{d})
 		g.Go(func() error { return desk.Run(ctx, doors.desk) })
 	}
 	g.Go(func() error { return d.Run(ctx, mqtt) })
+	g.Go(func() error { return d.RunRollouts(ctx) })
 	return g.Wait()
 }
 
 // doors are the addresses districtd listens on.
 type doors struct {
-	pages, mqtt, orders net.Listener
-	desk                net.Listener // nil where machines have no certificates
+	pages, orders net.Listener
+	mqtt          net.Listener // nil where the broker is a program of its own
+	desk          net.Listener // nil where machines have no certificates
+	metrics       net.Listener // nil where nobody asks
 }
 
 func openDoors(cfg Config) (d doors, err error) {
@@ -158,8 +175,15 @@ func openDoors(cfg Config) (d doors, err error) {
 	if d.pages, err = net.Listen("tcp", cfg.Console.Listen); err != nil {
 		return d, fmt.Errorf("console: %w (is districtd running already?)", err)
 	}
-	if d.mqtt, err = net.Listen("tcp", cfg.MQTT.Listen); err != nil {
-		return d, fmt.Errorf("broker: %w (is another broker running?)", err)
+	if cfg.MQTT.Broker == "" {
+		if d.mqtt, err = net.Listen("tcp", cfg.MQTT.Listen); err != nil {
+			return d, fmt.Errorf("broker: %w (is another broker running?)", err)
+		}
+	}
+	if cfg.Metrics != "" {
+		if d.metrics, err = net.Listen("tcp", cfg.Metrics); err != nil {
+			return d, fmt.Errorf("metrics: %w", err)
+		}
 	}
 	if d.orders, err = listenOrders(cfg.Data); err != nil {
 		return d, err
@@ -173,7 +197,7 @@ func openDoors(cfg Config) (d doors, err error) {
 }
 
 func (d doors) close() {
-	for _, l := range []net.Listener{d.pages, d.mqtt, d.orders, d.desk} {
+	for _, l := range []net.Listener{d.pages, d.mqtt, d.orders, d.desk, d.metrics} {
 		if l != nil {
 			l.Close() // usually closed already, by whoever served it
 		}
@@ -192,14 +216,14 @@ func lock(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// serve answers the console until ctx ends. Streams of events stay open, so they
+// serve answers a page's readers until ctx ends. Streams of events stay open, so they
 // are cut, not waited for.
-func serve(ctx context.Context, l net.Listener, h http.Handler) error {
+func serve(ctx context.Context, what string, l net.Listener, h http.Handler) error {
 	s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 	stop := context.AfterFunc(ctx, func() { s.Close() })
 	defer stop()
 	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("console: %w", err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
 	return nil
 }

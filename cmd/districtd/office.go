@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"text/tabwriter"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -46,13 +47,16 @@ func openOffice(ctx context.Context, cfg Config, hosts []string, log *slog.Logge
 	if o.signer, err = openSigner(cfg); err != nil {
 		return nil, err
 	}
-	options := district.Options{Path: filepath.Join(cfg.Data, "district.db"), Name: protocol.Text(cfg.Name), Zone: cfg.zone, Lang: cfg.Lang,
+	options := district.Options{Path: cfg.database(), Version: version, Name: protocol.Text(cfg.Name), Zone: cfg.zone, Lang: cfg.Lang,
 		Hosts: hosts, Signer: o.signer.Key, AcceptUnknown: cfg.AcceptUnknown, Log: log.With("part", "district")}
 	if len(o.signer.Links) > 0 {
 		options.Keys = o.signer.Chain()
 	}
 	if cfg.secure() {
 		options.Identify = o.identify
+	}
+	if cfg.MQTT.Broker != "" {
+		options.Broker = &district.Broker{Dial: o.dialBroker, Name: cfg.MQTT.Name}
 	}
 	if o.d, err = district.Open(ctx, options); err != nil {
 		return nil, err
@@ -99,6 +103,15 @@ func (o *office) openCA(ctx context.Context) error {
 	return err
 }
 
+// dialBroker reaches the broker that is a program of its own.
+func (o *office) dialBroker(ctx context.Context) (net.Conn, error) {
+	if o.server == nil { // a trial on loopback
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", o.cfg.MQTT.address)
+	}
+	return o.server.DialBroker(ctx, o.cfg.MQTT.address, o.cfg.MQTT.Name)
+}
+
 // identify says who is on a connection, in the district's words.
 func (o *office) identify(ctx context.Context, c net.Conn) (district.Peer, error) {
 	n, err := o.server.Identify(ctx, c)
@@ -106,7 +119,7 @@ func (o *office) identify(ctx context.Context, c net.Conn) (district.Peer, error
 }
 
 func peer(n identity.Name) district.Peer {
-	return district.Peer{Machine: n.Machine, Key: n.Key, Until: n.Until, RanOut: n.RanOut}
+	return district.Peer{Machine: n.Machine, Key: n.Key, Until: n.Until, RanOut: n.RanOut, Sealing: n.Sealing}
 }
 
 // registry is the district as the enrolment asks it.
@@ -130,46 +143,39 @@ func refusal(err error) error {
 }
 
 // orders is what an officer may say, as the usage has it.
-const orders = `  enrol MACHINE       print the line with which MACHINE gets its certificate, good for 24 hours
+const orders = `  certificates        list the machines and how their certificates stand
+  enrol MACHINE       print the line with which MACHINE gets its certificate, good for 24 hours
   revoke MACHINE      take its certificate from MACHINE and hang up on it
   consent MACHINE     let MACHINE back whose certificate ran out, within 24 hours
+  consent ALL         after the database was lost: let all back whose keys it does not know
   keys rotate         sign with a new key; machines follow by themselves
   keys retire         stop trusting the old key at once, not after 7 days
   ca backup FILE      write CA and signing key to FILE, under a passphrase
   ca restore FILE     put them back, with districtd stopped
-`
+` + updateOrders
 
 // do carries out one order and returns what to print.
 func (o *office) do(ctx context.Context, words []string) (string, error) {
-	if len(words) != 2 {
-		return "", fmt.Errorf("unknown order; known are:\n%s", orders)
-	}
-	m := protocol.MachineID(words[1])
 	switch strings.Join(words, " ") {
 	case "keys rotate":
 		return o.changeSigner(ctx, identity.Signer.Rotate)
 	case "keys retire":
 		return o.changeSigner(ctx, identity.Signer.Retire)
 	}
-	if o.ca == nil {
+	if len(words) > 0 && words[0] == "update" {
+		return o.update(ctx, words[1:])
+	}
+	known := map[string]func(context.Context, protocol.MachineID) (string, error){"enrol": o.enrol, "revoke": o.revoke, "consent": o.consent}
+	about := len(words) == 2 && known[words[0]] != nil
+	switch {
+	case !about && strings.Join(words, " ") != "certificates":
+		return "", fmt.Errorf("unknown order; known are:\n%s", orders)
+	case o.ca == nil:
 		return "", errors.New("mqtt.tls is \"off\" in districtd.toml: machines have no certificates here")
+	case about:
+		return known[words[0]](ctx, protocol.MachineID(words[1]))
 	}
-	switch words[0] {
-	case "enrol":
-		return o.enrol(ctx, m)
-	case "revoke":
-		if err := o.d.Revoke(ctx, m); err != nil {
-			return "", unknown(err)
-		}
-		return fmt.Sprintf("%s is revoked. To bring it back: districtd enrol %s, then on the machine: yaoju enrol -new-key LINE\n", m, m), nil
-	case "consent":
-		expires, err := o.d.Consent(ctx, m)
-		if err != nil {
-			return "", unknown(err)
-		}
-		return fmt.Sprintf("%s may come back until %s; it asks by itself\n", m, o.when(expires)), nil
-	}
-	return "", fmt.Errorf("unknown order; known are:\n%s", orders)
+	return o.certificates(ctx)
 }
 
 func unknown(err error) error {
@@ -181,7 +187,13 @@ func unknown(err error) error {
 
 func (o *office) when(t time.Time) string { return t.In(o.cfg.zone).Format("2006-01-02 15:04 MST") }
 
+func (o *office) day(t time.Time) string { return t.In(o.cfg.zone).Format(time.DateOnly) }
+
 func (o *office) enrol(ctx context.Context, m protocol.MachineID) (string, error) {
+	was, err := o.d.Certificate(ctx, m)
+	if err != nil {
+		return "", err
+	}
 	token, expires, err := o.d.MintToken(ctx, m)
 	if err != nil {
 		return "", unknown(err)
@@ -191,7 +203,108 @@ func (o *office) enrol(ctx context.Context, m protocol.MachineID) (string, error
 		return "", err
 	}
 	l := identity.Line{Machine: m, Address: net.JoinHostPort(o.cfg.Identity.Names[0], port), Root: o.ca.Root(), Token: identity.Token(token)}
-	return fmt.Sprintf("%s\n\nOn %s, until %s, once:  sudo yaoju enrol LINE\n", l, m, o.when(expires)), nil
+	flag, more := "", ""
+	switch {
+	case was.Revoked:
+		flag, more = "-new-key ", "Its old key was revoked, so it needs a new one: hence -new-key.\n"
+	case !was.Until.IsZero():
+		more = fmt.Sprintf("%s has a certificate until %s. If another computer uses this line, that certificate counts for nothing from then on.\n", m, o.day(was.Until))
+	}
+	return fmt.Sprintf("%s\n\nThat line is for %s alone, for one computer, until %s; lines made for it before are void.\nType there, with the line in the place of LINE:\n\n  sudo yaoju enrol %sLINE\n\n%s", l, m, o.when(expires), flag, more), nil
+}
+
+func (o *office) revoke(ctx context.Context, m protocol.MachineID) (string, error) {
+	if err := o.d.Revoke(ctx, m); err != nil {
+		return "", unknown(err)
+	}
+	return fmt.Sprintf(`%[1]s is revoked: its connection is cut, it is let in no more, and its enrolment lines are void.
+It goes on giving out what it holds, and keeps its records. To take it out of service, switch it off.
+To bring it back: districtd enrol %[1]s, then on the machine: sudo yaoju enrol -new-key LINE
+`, m), nil
+}
+
+// everybody stands for all machines that have no key here; a machine's id has no capitals.
+const everybody = "ALL"
+
+func (o *office) consent(ctx context.Context, m protocol.MachineID) (string, error) {
+	if m == everybody {
+		return o.consentAll(ctx)
+	}
+	was, err := o.d.Certificate(ctx, m)
+	if err != nil {
+		return "", err
+	}
+	expires, err := o.d.Consent(ctx, m)
+	if errors.Is(err, district.ErrRevoked) {
+		return "", fmt.Errorf("%[1]s was revoked, and no consent makes its key good again: make a line with 'districtd enrol %[1]s' and use it there with 'sudo yaoju enrol -new-key LINE'", m)
+	}
+	if err != nil {
+		return "", unknown(err)
+	}
+	if time.Now().Before(was.Until) {
+		return fmt.Sprintf("The certificate of %s is good until %s, so it needs no consent as far as is known here.\nIf it ran out nevertheless, it may come back until %s, by itself.\n", m, o.day(was.Until), o.when(expires)), nil
+	}
+	return fmt.Sprintf("%s may come back until %s. It asks every quarter of an hour by itself; nobody has to go there.\n", m, o.when(expires)), nil
+}
+
+// consentAll lets all machines back that this store has no key of, as after a restore
+// with an empty database.
+func (o *office) consentAll(ctx context.Context) (string, error) {
+	all, err := o.d.Certificates(ctx)
+	if err != nil {
+		return "", err
+	}
+	n := 0
+	var until time.Time
+	for _, c := range all {
+		if !c.Until.IsZero() || c.Revoked {
+			continue
+		}
+		if until, err = o.d.Consent(ctx, c.Machine); err != nil {
+			return "", unknown(err)
+		}
+		n++
+	}
+	if n == 0 {
+		return "Every machine has a key here: nobody needs that consent.\n", nil
+	}
+	return fmt.Sprintf("Machines without a key here: %d. They may come back until %s, by themselves.\nThose that were revoked before the database was lost are among them: revoke them again now.\n", n, o.when(until)), nil
+}
+
+// certificates lists how every machine stands.
+func (o *office) certificates(ctx context.Context) (string, error) {
+	all, err := o.d.Certificates(ctx)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	for _, c := range all {
+		fmt.Fprintf(t, "%s\t%s\n", c.Machine, o.standing(c, time.Now()))
+	}
+	t.Flush() // a builder takes everything
+	return b.String(), nil
+}
+
+func (o *office) standing(c district.Certified, now time.Time) string {
+	var s string
+	switch {
+	case c.Revoked:
+		s = "revoked"
+	case c.Until.IsZero():
+		s = "not enrolled"
+	case now.After(c.Until):
+		s = fmt.Sprintf("ran out on %s: it needs 'districtd consent %s'", o.day(c.Until), c.Machine)
+	default:
+		s = "good until " + o.day(c.Until)
+	}
+	if !c.Token.IsZero() {
+		s += "; a line for it is good until " + o.when(c.Token)
+	}
+	if !c.Consent.IsZero() {
+		s += "; it may come back until " + o.when(c.Consent)
+	}
+	return s
 }
 
 // changeSigner puts the next signing key in force: on the disk first, so that no
@@ -213,7 +326,11 @@ func (o *office) changeSigner(ctx context.Context, change func(identity.Signer, 
 	if err := o.d.SetSigner(ctx, next.Key, next.Chain()); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("the district signs with %s\nBack it up now: districtd ca backup FILE. New machines want it in kioskd.toml, district.keys\n", publicKey(next.Key)), nil
+	return fmt.Sprintf(`The district signs with %s
+Machines follow by themselves, those that are away when they are back.
+Now: back it up with 'districtd ca backup FILE'; the backup before this one holds the key that was.
+New machines want it in kioskd.toml, under [district], keys = [%q]
+`, publicKey(next.Key), publicKey(next.Key)), nil
 }
 
 // retireEvery is how often we look whether the old signing key has had its time.

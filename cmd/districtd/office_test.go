@@ -108,16 +108,45 @@ func TestOrders(t *testing.T) {
 	if now := lineOf(t, text); now.Root != before.Root || now.Token == before.Token {
 		t.Errorf("got %+v after %+v", now, before)
 	}
-	for want, words := range map[string][]string{"no such machine": {"enrol", "m-0009"}, "machine id": {"consent", "M 1"}, "unknown order": {"enrol"}, "there is none": {"keys", "retire"}} {
+	for want, words := range map[string][]string{"no such machine": {"enrol", "m-0009"}, "machine id": {"consent", "M 1"}, "unknown order": {"enrol"}, "certificates        list": {"certificates", "m-0001"}, "there is none": {"keys", "retire"}} {
 		if _, err := give(words...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: got %v, want %q", words, err, want)
 		}
 	}
 	was := o.signer.Public()
-	for _, words := range [][]string{{"consent", "m-0001"}, {"revoke", "m-0001"}, {"keys", "rotate"}, {"keys", "retire"}} {
-		if _, err := give(words...); err != nil {
-			t.Errorf("%v: %v", words, err)
+	n := identity.Name{Machine: "m-0001", Key: identity.KeyID{1}, Until: time.Now().Add(identity.Validity)}
+	enrolled := func() {
+		t.Helper()
+		if err := (registry{o.d}).Redeem(t.Context(), lineOf(t, text).Token, n); err != nil {
+			t.Fatal(err)
 		}
+	}
+	for _, step := range []struct {
+		words string
+		says  string
+		then  func()
+	}{
+		{"certificates", "m-0001  not enrolled; a line for it is good until", enrolled},
+		{"certificates", "m-0001  good until " + o.day(n.Until) + "\n", nil},
+		{"enrol m-0001", "sudo yaoju enrol LINE\n\nm-0001 has a certificate until " + o.day(n.Until), nil},
+		{"consent m-0001", "needs no consent", nil},
+		{"consent ALL", "nobody needs", nil},
+		{"revoke m-0001", "sudo yaoju enrol -new-key LINE", nil},
+		{"certificates", "m-0001  revoked\n", nil},
+		{"enrol m-0001", "sudo yaoju enrol -new-key LINE\n\nIts old key was revoked", nil},
+		{"keys rotate", "the backup before this one", nil},
+		{"keys retire", "The district signs with", nil},
+	} {
+		got, err := give(strings.Fields(step.words)...)
+		if err != nil || !strings.Contains(got, step.says) {
+			t.Errorf("%s: got %q, %v; want %q in it", step.words, got, err, step.says)
+		}
+		if step.then != nil {
+			step.then()
+		}
+	}
+	if _, err := give("consent", "m-0001"); err == nil || !strings.Contains(err.Error(), "-new-key") {
+		t.Errorf("consent to a revoked machine: %v", err)
 	}
 	cancel()
 	if err := <-done; err != nil {
@@ -167,6 +196,20 @@ func TestBackUpAndRestore(t *testing.T) {
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the backup's mode is %v, %v", info.Mode(), err)
 	}
+	key := filepath.Join(cfg.Data, caFolder, "issuing.pem")
+	good, err := os.ReadFile(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(key, good[:len(good)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := backUp(cfg.Data, file+"2", passphrase, cheap); err == nil || !strings.Contains(err.Error(), "not sound") {
+		t.Errorf("a damaged CA: %v", err)
+	}
+	if err := os.WriteFile(key, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if err := restore(cfg.Data, file, passphrase, time.Now()); err != nil {
 		t.Errorf("over itself, as after an interrupted restore: %v", err)
 	}
@@ -180,6 +223,11 @@ func TestBackUpAndRestore(t *testing.T) {
 	}
 	if err := restore(lost.Data, file, passphrase, time.Now()); err != nil {
 		t.Fatal(err)
+	}
+	for _, want := range []string{"Machines without a key here: 1.", "here: 1."} {
+		if text, err := carryOut(t.Context(), lost, []string{"consent", "ALL"}, quiet); err != nil || !strings.Contains(text, want) {
+			t.Errorf("consent to all: %q, %v; want %q", text, err, want)
+		}
 	}
 	text, err = carryOut(t.Context(), lost, []string{"enrol", "m-0001"}, quiet)
 	if err != nil || lineOf(t, text).Root != root {

@@ -17,7 +17,7 @@ import (
 
 // Bounds of the embedded broker.
 const (
-	maxConnections = maxMachines + 100
+	maxConnections = maxMachines + 600          // those who have not shown yet who they are beside them
 	shakeLimit     = 20 * time.Second           // TLS over a mobile line that has just woken up
 	helloLimit     = 10 * time.Second           // from accepting a connection, or its handshake, to its CONNECT
 	maxKeepalive   = 300                        // seconds; 0 would be for ever
@@ -83,6 +83,9 @@ func (b *broker) waiting() context.Context {
 	defer b.mu.Unlock()
 	return b.ctx
 }
+
+// up: it is in here.
+func (b *broker) up() bool { return true }
 
 // run accepts connections until ctx ends, and returns when the last has ended.
 func (b *broker) run(ctx context.Context, l net.Listener) error {

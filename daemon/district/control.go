@@ -56,7 +56,7 @@ func (d *District) SetDesired(ctx context.Context, want protocol.Desired) (proto
 			return err
 		}
 		_, err = tx.ExecContext(ctx, `INSERT INTO desired (machine, generation, version, body, message, made_ms) VALUES (?, ?, ?, ?, ?, ?)
-			ON CONFLICT DO UPDATE SET generation = excluded.generation, version = excluded.version, body = excluded.body, message = excluded.message, made_ms = excluded.made_ms`,
+			ON CONFLICT (machine) DO UPDATE SET generation = excluded.generation, version = excluded.version, body = excluded.body, message = excluded.message, made_ms = excluded.made_ms`,
 			want.Machine, g, want.Version, protocol.Encode(want), message, now.UnixMilli())
 		return err
 	})
@@ -64,7 +64,7 @@ func (d *District) SetDesired(ctx context.Context, want protocol.Desired) (proto
 		return protocol.DesiredVersion{}, fmt.Errorf("set the desired state of %s: %w", want.Machine, err)
 	}
 	d.wake(want.Machine)
-	return want.DesiredVersion, d.broker.publish(protocol.DesiredTopic(want.Machine), message, true)
+	return want.DesiredVersion, d.line.publish(protocol.DesiredTopic(want.Machine), message, true)
 }
 
 // Send gives a machine a command; slot is 0 for a verb that takes none. It is
@@ -81,23 +81,8 @@ func (d *District) Send(ctx context.Context, m protocol.MachineID, verb protocol
 		Slot:        slot,
 	}
 	var message []byte
-	err := d.store.tx(ctx, func(tx *sql.Tx) error {
-		err := mustKnow(ctx, tx, m)
-		if err != nil {
-			return err
-		}
-		if c.Generation, err = generation(ctx, tx); err != nil {
-			return err
-		}
-		err = tx.QueryRowContext(ctx, `SELECT coalesce(max(counter), 0) + 1 FROM command WHERE machine = ? AND generation = ?`, m, c.Generation).Scan(&c.Counter)
-		if err != nil {
-			return fmt.Errorf("count the command: %w", err)
-		}
-		if message, err = protocol.SignCommand(d.signing().key, c); err != nil {
-			return err
-		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO command (id, machine, generation, counter, verb, slot, message, made_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-			c.ID, m, c.Generation, c.Counter, c.Verb, c.Slot, message, now.UnixMilli(), c.ExpiresMS)
+	err := d.store.tx(ctx, func(tx *sql.Tx) (err error) {
+		message, err = d.give(ctx, tx, &c, now)
 		return err
 	})
 	if err != nil {
@@ -105,7 +90,28 @@ func (d *District) Send(ctx context.Context, m protocol.MachineID, verb protocol
 	}
 	d.o.Log.Info("command sent", "device", m, "command", c.ID, "verb", verb, "slot", slot)
 	d.wake(m)
-	return c, d.broker.publish(protocol.CommandTopic(m), message, false)
+	return c, d.line.publish(protocol.CommandTopic(m), message, false)
+}
+
+// give counts, signs and stores a command, and returns it as it is to be sent once tx
+// is committed.
+func (d *District) give(ctx context.Context, tx *sql.Tx, c *protocol.Command, now time.Time) (message []byte, err error) {
+	if err := mustKnow(ctx, tx, c.Machine); err != nil {
+		return nil, err
+	}
+	if c.Generation, err = generation(ctx, tx); err != nil {
+		return nil, err
+	}
+	err = tx.QueryRowContext(ctx, `SELECT coalesce(max(counter), 0) + 1 FROM command WHERE machine = ? AND generation = ?`, c.Machine, c.Generation).Scan(&c.Counter)
+	if err != nil {
+		return nil, fmt.Errorf("count the command: %w", err)
+	}
+	if message, err = protocol.SignCommand(d.signing().key, *c); err != nil {
+		return nil, err
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO command (id, machine, generation, counter, verb, slot, message, made_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		c.ID, c.Machine, c.Generation, c.Counter, c.Verb, c.Slot, message, now.UnixMilli(), c.ExpiresMS)
+	return message, err
 }
 
 func newCommandID() string {
@@ -140,7 +146,28 @@ func (d *District) repeatCommands(ctx context.Context, m protocol.MachineID) err
 		return fmt.Errorf("list the commands of %s: %w", m, err)
 	}
 	for _, b := range due {
-		if err := d.broker.publish(protocol.CommandTopic(m), b, false); err != nil {
+		if err := d.line.publish(protocol.CommandTopic(m), b, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// publishCommands gives every machine again what it may have missed while we had no
+// broker, in the order of the counters: a machine obeys no lower one after a higher.
+func (d *District) publishCommands(ctx context.Context) error {
+	var due []protocol.MachineID
+	err := rows(ctx, d.store.write, `SELECT DISTINCT machine FROM command WHERE result IS NULL AND expires_ms > ?`, []any{time.Now().UnixMilli()}, func(r *sql.Rows) error {
+		var m protocol.MachineID
+		err := r.Scan(&m)
+		due = append(due, m)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("list the commands: %w", err)
+	}
+	for _, m := range due {
+		if err := d.repeatCommands(ctx, m); err != nil {
 			return err
 		}
 	}
@@ -156,7 +183,7 @@ func (d *District) publishDesired(ctx context.Context) error {
 		if err := r.Scan(&m, &b); err != nil {
 			return fmt.Errorf("list the desired states: %w", err)
 		}
-		return d.broker.publish(protocol.DesiredTopic(m), b, true)
+		return d.line.publish(protocol.DesiredTopic(m), b, true)
 	})
 }
 

@@ -2,7 +2,8 @@
 // it, answers how far it has got, tells machines what should be so, and shows it
 // all to the people who look after them.
 //
-// It owns the district's database, the embedded broker and the console's pages.
+// It owns the district's database, on SQLite or PostgreSQL, the embedded broker or the
+// way to another, the console's pages and the metrics.
 // It does not know how a machine works inside: all it has are the records, states
 // and words of package protocol, and no resident is in any of them.
 package district
@@ -25,13 +26,17 @@ import (
 
 // Options is what a district needs.
 type Options struct {
-	Path   string             // of the database file; made if it is not there
+	Path   string             // of the database file, made if it is not there; or the address of a PostgreSQL database, which begins with postgres://
 	Name   protocol.Text      // of the district, for the head of every page
 	Zone   *time.Location     // calendar days are counted in it
 	Lang   string             // language of pages that ask for none: "zh-CN" or "en"; empty: zh-CN
 	Hosts  []string           // exact Host values the pages answer to, such as "127.0.0.1:8090"
 	Signer ed25519.PrivateKey // signs desired states and commands
 	Keys   []byte             // keys message that leads machines to Signer; nil: there was never another key
+
+	// Broker reaches an MQTT broker that is a program of its own. Nil: there is one in
+	// here, which takes the connections Run is given.
+	Broker *Broker
 
 	// Identify says who is on a connection, by its certificate; it waits for the
 	// handshake, for which the connection has a deadline. Nil: nobody has one, and
@@ -42,7 +47,8 @@ type Options struct {
 	// demo wants; otherwise only machines entered with PutMachine may connect.
 	AcceptUnknown bool
 
-	Log *slog.Logger
+	Version string // of the program, for metrics; empty is fine
+	Log     *slog.Logger
 }
 
 // maxMachines bounds what unknown machines can make the district keep; one
@@ -53,13 +59,15 @@ const maxMachines = 5000
 type District struct {
 	o      Options
 	store  *store
-	broker *broker
+	line   line
 	pages  *console
 	queue  chan message
-	count  counters
+	meter  *meter
+	leader leadership
 
 	mu      sync.Mutex
 	sign    signing                          // guarded by mu
+	count   Counts                           // guarded by mu
 	known   map[protocol.MachineID]bool      // guarded by mu: may connect
 	seen    map[protocol.MachineID]time.Time // guarded by mu: last heard of
 	unsaved map[protocol.MachineID]bool      // guarded by mu: seen is newer than the store
@@ -92,7 +100,12 @@ func Open(ctx context.Context, o Options) (*District, error) {
 	if d.pages, err = newConsole(d, book); err != nil {
 		return nil, fmt.Errorf("district: %w", err)
 	}
-	if d.broker, err = newBroker(d); err != nil {
+	d.leader.changed = make(chan struct{})
+	d.leader.leads = !isPostgres(o.Path)
+	d.meter = newMeter()
+	if o.Broker != nil {
+		d.line = &client{d: d, b: o.Broker, log: o.Log}
+	} else if d.line, err = newBroker(d); err != nil {
 		return nil, fmt.Errorf("district: %w", err)
 	}
 	if d.store, err = openStore(ctx, o.Path, time.Now()); err != nil {
@@ -106,35 +119,25 @@ func Open(ctx context.Context, o Options) (*District, error) {
 
 // load fills the memory from the store and the broker with what is retained.
 func (d *District) load(ctx context.Context) error {
-	// Nobody is connected to a broker that has not run yet; the connection numbers
-	// stay, so that an old will stays old.
-	err := d.store.tx(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `UPDATE online SET online = 0, since_ms = ? WHERE online = 1`, time.Now().UnixMilli())
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("mark everybody offline: %w", err)
+	// Nobody is connected to a broker in here that has not run yet; the connection
+	// numbers stay, so that an old will stays old. Another broker runs on without us,
+	// and tells.
+	if d.o.Broker == nil {
+		err := d.store.tx(ctx, func(tx *sql.Tx) error {
+			_, err := tx.ExecContext(ctx, `UPDATE online SET online = 0, since_ms = ? WHERE online = 1`, time.Now().UnixMilli())
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("mark everybody offline: %w", err)
+		}
 	}
-	err = rows(ctx, d.store.write, `SELECT id, seen_ms FROM machine`, nil, func(r *sql.Rows) error {
-		var m protocol.MachineID
-		var ms int64
-		err := r.Scan(&m, &ms)
-		d.known[m], d.seen[m], d.stale[m] = true, time.UnixMilli(ms), true
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("list the machines: %w", err)
-	}
-	if err := d.publishAcks(ctx); err != nil {
-		return err
-	}
-	if err := d.publishKeys(ctx); err != nil {
+	if err := d.refresh(ctx); err != nil {
 		return err
 	}
 	if err := d.signAnew(ctx); err != nil { // the key may have changed while we were away
 		return err
 	}
-	return d.publishDesired(ctx)
+	return d.announce(ctx)
 }
 
 // Close closes the store. Run must have returned, and no page may be open.
@@ -145,22 +148,31 @@ func (d *District) Close() error {
 	return nil
 }
 
-// Run serves machines on the listener until ctx ends, then returns nil; the
-// listener is closed. An error means the process should start again.
+// Run serves machines until ctx ends, then returns nil: those that come to the
+// listener, which is closed in the end, or those of another broker, where it is nil.
+// An error means the process should start again.
 func (d *District) Run(ctx context.Context, mqtt net.Listener) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	var serving sync.WaitGroup
-	var brokerErr error
+	var lineErr, watchErr error
 	serving.Go(func() {
 		defer stop()
-		brokerErr = d.broker.run(ctx, mqtt)
+		lineErr = d.line.run(ctx, mqtt)
+	})
+	serving.Go(func() {
+		if watchErr = d.watch(ctx); watchErr != nil {
+			stop()
+		}
 	})
 	err := d.ingest(ctx)
 	stop()
 	serving.Wait()
-	return errors.Join(err, brokerErr)
+	return errors.Join(err, lineErr, watchErr)
 }
+
+// Engine names the database: sqlite or postgresql.
+func (d *District) Engine() string { return d.store.name() }
 
 // Handler returns the console's pages.
 func (d *District) Handler() http.Handler { return d.pages }
@@ -195,7 +207,7 @@ func (d *District) PutMachine(ctx context.Context, p Place) error {
 	err := d.store.tx(ctx, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `INSERT INTO machine (id, name_zh, name_en, street_zh, street_en, place_zh, place_en, first_ms, seen_ms)
 			VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0)
-			ON CONFLICT DO UPDATE SET name_zh = ?2, name_en = ?3, street_zh = ?4, street_en = ?5, place_zh = ?6, place_en = ?7`,
+			ON CONFLICT (id) DO UPDATE SET name_zh = ?2, name_en = ?3, street_zh = ?4, street_en = ?5, place_zh = ?6, place_en = ?7`,
 			p.Machine, p.Name.ZH, p.Name.EN, p.Street.ZH, p.Street.EN, p.Where.ZH, p.Where.EN, now.UnixMilli())
 		return err
 	})
@@ -228,7 +240,5 @@ func (d *District) wake(m protocol.MachineID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.stale[m] = true
-	d.version++
-	close(d.changed)
-	d.changed = make(chan struct{})
+	d.turn()
 }

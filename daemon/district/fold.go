@@ -3,6 +3,7 @@ package district
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"time"
 
@@ -46,15 +47,104 @@ func changeOf(e protocol.Event) (c change, ok bool) {
 	return change{}, false
 }
 
+// sums are the changes of many events, each row once.
+type sums struct {
+	levels    map[levelKey]*levelSum
+	odometers map[slotKey]*odometerSum
+	given     map[givenKey]int
+}
+
+type slotKey struct {
+	m protocol.MachineID
+	l protocol.LedgerID
+	s protocol.Slot
+}
+
+type levelKey struct {
+	slotKey
+	product protocol.ProductID
+	batch   string
+}
+
+type levelSum struct {
+	expiry       protocol.DateOnly
+	since        uint64
+	pieces, held int
+}
+
+type odometerSum struct{ loaded, removed, given int }
+
+type givenKey struct {
+	m       protocol.MachineID
+	day     string
+	product protocol.ProductID
+}
+
+func newSums() sums {
+	return sums{levels: map[levelKey]*levelSum{}, odometers: map[slotKey]*odometerSum{}, given: map[givenKey]int{}}
+}
+
+// add adds a change that the event at seq makes.
+func (x *sums) add(m protocol.MachineID, l protocol.LedgerID, seq uint64, c change) {
+	slot := slotKey{m, l, c.stock.Slot}
+	at := levelKey{slot, c.stock.Product, storable(c.stock.Batch)}
+	sum := x.levels[at]
+	if sum == nil {
+		sum = &levelSum{since: seq}
+		x.levels[at] = sum
+	}
+	sum.expiry = c.stock.Expiry
+	sum.pieces += c.pieces
+	sum.held += c.held
+	meter := x.odometers[slot]
+	if meter == nil {
+		meter = &odometerSum{}
+		x.odometers[slot] = meter
+	}
+	meter.loaded += c.loaded
+	meter.removed += c.removed
+	meter.given += c.given
+}
+
+// write adds the sums to what is stored, and empties them.
+func (x *sums) write(ctx context.Context, s *store, tx *sql.Tx) error {
+	var levels, odometers, given [][]any
+	for k, v := range x.levels {
+		levels = append(levels, []any{string(k.m), string(k.l), int64(k.s), string(k.product), k.batch, string(v.expiry), int64(v.since), int64(v.pieces), int64(v.held)})
+	}
+	for k, v := range x.odometers {
+		odometers = append(odometers, []any{string(k.m), string(k.l), int64(k.s), int64(v.loaded), int64(v.removed), int64(v.given)})
+	}
+	for k, n := range x.given {
+		given = append(given, []any{string(k.m), k.day, string(k.product), int64(n)})
+	}
+	if _, err := s.put(ctx, tx, insert{into: "level (machine, ledger, slot, product, batch, expiry, since, pieces, held)",
+		types:    []string{"text", "text", "bigint", "text", "text", "text", "bigint", "bigint", "bigint"},
+		conflict: "ON CONFLICT (machine, ledger, slot, product, batch) DO UPDATE SET pieces = level.pieces + excluded.pieces, held = level.held + excluded.held, expiry = excluded.expiry"}, levels); err != nil {
+		return err
+	}
+	if _, err := s.put(ctx, tx, insert{into: "odometer (machine, ledger, slot, loaded, removed, given)",
+		types:    []string{"text", "text", "bigint", "bigint", "bigint", "bigint"},
+		conflict: "ON CONFLICT (machine, ledger, slot) DO UPDATE SET loaded = odometer.loaded + excluded.loaded, removed = odometer.removed + excluded.removed, given = odometer.given + excluded.given"}, odometers); err != nil {
+		return err
+	}
+	if _, err := s.put(ctx, tx, insert{into: "given (machine, day, product, pieces)", types: []string{"text", "text", "text", "bigint"},
+		conflict: "ON CONFLICT (machine, day, product) DO UPDATE SET pieces = given.pieces + excluded.pieces"}, given); err != nil {
+		return err
+	}
+	*x = newSums()
+	return nil
+}
+
 // fold adds one stored event to everything that is kept as a sum.
-func (d *District) fold(ctx context.Context, tx *sql.Tx, m protocol.MachineID, l protocol.LedgerID, r protocol.Record, e protocol.Event, now time.Time) error {
+func (s *sheet) fold(ctx context.Context, m protocol.MachineID, l protocol.LedgerID, r protocol.Record, e protocol.Event) error {
 	switch e := e.(type) {
 	case protocol.LedgerStarted:
 		if e.Previous != "" {
-			return raise(ctx, tx, m, l, alarmLedger, r.Seq, e.Reason, now)
+			return raise(ctx, s.tx, m, l, alarmLedger, r.Seq, e.Reason, s.now)
 		}
 	case protocol.CommandDone:
-		_, err := tx.ExecContext(ctx, `UPDATE command SET result = ?, detail = ? WHERE id = ? AND machine = ? AND result IS NULL`,
+		_, err := s.tx.ExecContext(ctx, `UPDATE command SET result = ?, detail = ? WHERE id = ? AND machine = ? AND result IS NULL`,
 			e.Result, clean(e.Detail), e.ID, m)
 		if err != nil {
 			return fmt.Errorf("note the answer to command %s: %w", e.ID, err)
@@ -64,16 +154,18 @@ func (d *District) fold(ctx context.Context, tx *sql.Tx, m protocol.MachineID, l
 	if !ok {
 		return nil
 	}
-	if err := c.level(ctx, tx, m, l, r.Seq); err != nil {
-		return fmt.Errorf("level of %s, slot %d, at seq %d: %w", m, c.stock.Slot, r.Seq, err)
+	s.pending.add(m, l, r.Seq, c)
+	if c.given > 0 {
+		s.pending.given[givenKey{m, s.d.dayOf(r, s.now), c.stock.Product}] += c.given
 	}
-	if c.given == 0 {
+	if c.spill == 0 {
 		return nil
 	}
-	_, err := tx.ExecContext(ctx, `INSERT INTO given (machine, day, product, pieces) VALUES (?, ?, ?, ?)
-		ON CONFLICT DO UPDATE SET pieces = pieces + excluded.pieces`, m, d.dayOf(r, now), c.stock.Product, c.given)
-	if err != nil {
-		return fmt.Errorf("count what %s gave out at seq %d: %w", m, r.Seq, err)
+	if err := s.flush(ctx); err != nil {
+		return err
+	}
+	if err := c.spillOver(ctx, s.tx, m, l); err != nil {
+		return fmt.Errorf("level of %s, slot %d, at seq %d: %w", m, c.stock.Slot, r.Seq, err)
 	}
 	return nil
 }
@@ -88,22 +180,6 @@ func (d *District) dayOf(r protocol.Record, now time.Time) string {
 	return at.In(d.o.Zone).Format(time.DateOnly)
 }
 
-func (c change) level(ctx context.Context, tx *sql.Tx, m protocol.MachineID, l protocol.LedgerID, seq uint64) error {
-	s := c.stock
-	if _, err := tx.ExecContext(ctx, `INSERT INTO level (machine, ledger, slot, product, batch, expiry, since, pieces, held) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT DO UPDATE SET pieces = pieces + excluded.pieces, held = held + excluded.held, expiry = excluded.expiry`,
-		m, l, s.Slot, s.Product, s.Batch, s.Expiry, seq, c.pieces, c.held); err != nil {
-		return err
-	}
-	if err := c.spillOver(ctx, tx, m, l); err != nil {
-		return err
-	}
-	_, err := tx.ExecContext(ctx, `INSERT INTO odometer (machine, ledger, slot, loaded, removed, given) VALUES (?, ?, ?, ?, ?, ?)
-		ON CONFLICT DO UPDATE SET loaded = loaded + excluded.loaded, removed = removed + excluded.removed, given = given + excluded.given`,
-		m, l, s.Slot, c.loaded, c.removed, c.given)
-	return err
-}
-
 // spillOver takes the further pieces of a double drop off the same batch, then
 // off those behind it.
 func (c change) spillOver(ctx context.Context, tx *sql.Tx, m protocol.MachineID, l protocol.LedgerID) error {
@@ -112,11 +188,11 @@ func (c change) spillOver(ctx context.Context, tx *sql.Tx, m protocol.MachineID,
 		var product, batch string
 		var pieces int
 		err := tx.QueryRowContext(ctx, `SELECT product, batch, pieces FROM level WHERE machine = ? AND ledger = ? AND slot = ? AND pieces > 0
-			ORDER BY (product = ? AND batch = ?) DESC, since LIMIT 1`, m, l, s.Slot, s.Product, s.Batch).Scan(&product, &batch, &pieces)
-		if err == sql.ErrNoRows {
+			ORDER BY (product = ? AND batch = ?) DESC, since LIMIT 1`, m, l, s.Slot, s.Product, storable(s.Batch)).Scan(&product, &batch, &pieces)
+		if errors.Is(err, sql.ErrNoRows) {
 			// More fell than was known to be there: the named batch goes below 0,
 			// and the machine's totals will show it.
-			product, batch, pieces = string(s.Product), s.Batch, left
+			product, batch, pieces = string(s.Product), storable(s.Batch), left
 		} else if err != nil {
 			return err
 		}

@@ -30,6 +30,7 @@ type Peer struct {
 	Key     [32]byte  // SHA-256 of its public key
 	Until   time.Time // the certificate's end
 	RanOut  bool      // which has passed
+	Sealing [32]byte  // X25519 public key for what is sealed to the machine; zero: it told none
 }
 
 // Token lets one machine have its first certificate: the first 8 bytes name it, the
@@ -107,7 +108,7 @@ func (d *District) Redeem(ctx context.Context, t Token, p Peer) error {
 		return fmt.Errorf("enrol %s: %w", p.Machine, err)
 	}
 	d.o.Log.Info("machine enrolled", "device", p.Machine)
-	d.broker.hangUp(p.Machine, p.Key)
+	d.line.hangUp(p.Machine, p.Key)
 	return nil
 }
 
@@ -180,8 +181,13 @@ func own(ctx context.Context, tx *sql.Tx, p Peer, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("replace the key of %s: %w", p.Machine, err)
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO machine_key (machine, key, since_ms, until_ms) VALUES (?1, ?2, ?3, ?4)
-		ON CONFLICT (machine, key) DO UPDATE SET until_ms = ?4, ended_ms = NULL, ended = NULL`, p.Machine, p.Key[:], now.UnixMilli(), p.Until.UnixMilli())
+	var sealing []byte // NULL keeps what is there: an older program tells nothing
+	if p.Sealing != [32]byte{} {
+		sealing = p.Sealing[:]
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO machine_key (machine, key, since_ms, until_ms, sealing) VALUES (?1, ?2, ?3, ?4, ?5)
+		ON CONFLICT (machine, key) DO UPDATE SET until_ms = ?4, ended_ms = NULL, ended = NULL, sealing = coalesce(excluded.sealing, machine_key.sealing)`,
+		p.Machine, p.Key[:], now.UnixMilli(), p.Until.UnixMilli(), sealing)
 	if err != nil {
 		return fmt.Errorf("note the key of %s: %w", p.Machine, err)
 	}
@@ -218,7 +224,7 @@ func (d *District) Renew(ctx context.Context, p Peer) error {
 	if err != nil {
 		return fmt.Errorf("renew the certificate of %s: %w", p.Machine, err)
 	}
-	d.broker.hangUp(p.Machine, p.Key)
+	d.line.hangUp(p.Machine, p.Key)
 	return nil
 }
 
@@ -236,7 +242,8 @@ func useConsent(ctx context.Context, tx *sql.Tx, p Peer, now time.Time) error {
 }
 
 // Consent lets a machine whose certificate ran out, or whose key this store does not
-// know, come back within a day.
+// know, come back within a day. For one that was revoked it is ErrRevoked: no consent
+// makes its key good again.
 func (d *District) Consent(ctx context.Context, m protocol.MachineID) (expires time.Time, err error) {
 	now := time.Now()
 	expires = now.Add(consentLife)
@@ -244,8 +251,16 @@ func (d *District) Consent(ctx context.Context, m protocol.MachineID) (expires t
 		if err := d.enrollable(ctx, tx, m, now); err != nil {
 			return err
 		}
-		_, err := tx.ExecContext(ctx, `INSERT INTO consent (machine, made_ms, expires_ms) VALUES (?1, ?2, ?3)
-			ON CONFLICT DO UPDATE SET made_ms = ?2, expires_ms = ?3, used_key = NULL`, m, now.UnixMilli(), expires.UnixMilli())
+		var own, revoked int
+		err := tx.QueryRowContext(ctx, `SELECT count(CASE WHEN ended_ms IS NULL THEN 1 END), count(CASE WHEN ended = ?2 THEN 1 END) FROM machine_key WHERE machine = ?1`, m, keyRevoked).Scan(&own, &revoked)
+		if err != nil {
+			return fmt.Errorf("look its keys up: %w", err)
+		}
+		if own == 0 && revoked > 0 {
+			return ErrRevoked
+		}
+		_, err = tx.ExecContext(ctx, `INSERT INTO consent (machine, made_ms, expires_ms) VALUES (?1, ?2, ?3)
+			ON CONFLICT (machine) DO UPDATE SET made_ms = ?2, expires_ms = ?3, used_key = NULL`, m, now.UnixMilli(), expires.UnixMilli())
 		return err
 	})
 	if err != nil {
@@ -276,7 +291,7 @@ func (d *District) Revoke(ctx context.Context, m protocol.MachineID) error {
 		return fmt.Errorf("revoke %s: %w", m, err)
 	}
 	d.o.Log.Warn("machine revoked", "device", m)
-	d.broker.hangUp(m, [32]byte{})
+	d.line.hangUp(m, [32]byte{})
 	return nil
 }
 
@@ -336,7 +351,7 @@ func (d *District) publishKeys(ctx context.Context) error {
 		if err := r.Scan(&m); err != nil {
 			return fmt.Errorf("list the machines: %w", err)
 		}
-		return d.broker.publish(protocol.KeysTopic(m), chain, true)
+		return d.line.publish(protocol.KeysTopic(m), chain, true)
 	})
 }
 

@@ -22,7 +22,7 @@ func ranOut(p Peer) Peer {
 // desk is a district with two machines, in a bubble: tokens and consents end.
 func desk(t *testing.T, f func(t *testing.T, d *District, again func() *District)) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "d.db")
+	path := fresh(t)
 	synctest.Test(t, func(t *testing.T) {
 		start := func() *District {
 			d, err := Open(t.Context(), sample(path))
@@ -186,11 +186,80 @@ func TestRevoke(t *testing.T) {
 		expect(t, "renew what ran out", d.Renew(ctx, ranOut(p)), ErrRevoked)
 		expect(t, "a line from before", d.Redeem(ctx, token, peerOf("m-0001", 2)), ErrToken)
 		expect(t, "the revoked key with a new line", d.Redeem(ctx, mint(t, d, "m-0001"), p), ErrRevoked)
+		_, err := d.Consent(ctx, "m-0001")
+		expect(t, "consent to a revoked machine", err, ErrRevoked)
+		expect(t, "the revoked key after that", d.Renew(ctx, p), ErrRevoked)
+		expect(t, "a new key with a new line", d.Redeem(ctx, mint(t, d, "m-0001"), peerOf("m-0001", 3)), nil)
+	})
+}
+
+// What an officer is told of each machine.
+func TestCertificates(t *testing.T) {
+	desk(t, func(t *testing.T, d *District, again func() *District) {
+		ctx := t.Context()
+		check := func(what string, want Certified) {
+			t.Helper()
+			want.Machine = "m-0001"
+			got, err := d.Certificate(ctx, "m-0001")
+			if err != nil || !got.Until.Equal(want.Until) || !got.Token.Equal(want.Token) || !got.Consent.Equal(want.Consent) || got.Revoked != want.Revoked || got.Machine != want.Machine {
+				t.Errorf("%s: got %+v, %v; want %+v", what, got, err, want)
+			}
+		}
+		check("never enrolled", Certified{})
+		token := mint(t, d, "m-0001")
+		check("with a line", Certified{Token: time.Now().Add(tokenLife)})
+		p := peerOf("m-0001", 1)
+		expect(t, "enrol", d.Redeem(ctx, token, p), nil)
+		check("enrolled", Certified{Until: p.Until})
 		if _, err := d.Consent(ctx, "m-0001"); err != nil {
 			t.Fatal(err)
 		}
-		expect(t, "the revoked key with consent", d.Renew(ctx, p), ErrRevoked)
-		expect(t, "a new key with a new line", d.Redeem(ctx, mint(t, d, "m-0001"), peerOf("m-0001", 3)), nil)
+		d = again()
+		check("with consent", Certified{Until: p.Until, Consent: time.Now().Add(consentLife)})
+		expect(t, "back", d.Renew(ctx, ranOut(p)), nil)
+		check("that was used", Certified{Until: p.Until})
+		expect(t, "revoke", d.Revoke(ctx, "m-0001"), nil)
+		check("revoked", Certified{Revoked: true})
+		next := peerOf("m-0001", 2)
+		expect(t, "enrolled anew", d.Redeem(ctx, mint(t, d, "m-0001"), next), nil)
+		check("enrolled anew", Certified{Until: next.Until})
+		all, err := d.Certificates(ctx)
+		if err != nil || len(all) != 2 || all[0].Machine != "m-0001" || all[1].Machine != "m-0002" {
+			t.Errorf("all: %+v, %v", all, err)
+		}
+	})
+}
+
+// A machine's sealing key is the one it told last with the key that is its own.
+func TestSealingKey(t *testing.T) {
+	desk(t, func(t *testing.T, d *District, again func() *District) {
+		ctx := t.Context()
+		check := func(what string, want byte) {
+			t.Helper()
+			k, known, err := d.SealingKey(ctx, "m-0001")
+			if err != nil || known != (want != 0) || k != [32]byte{0: want} {
+				t.Errorf("%s: got %v %x, %v; want %d", what, known, k[:2], err, want)
+			}
+		}
+		telling := func(p Peer, sealing byte) Peer {
+			p.Sealing = [32]byte{0: sealing}
+			return p
+		}
+		check("never enrolled", 0)
+		p := peerOf("m-0001", 1)
+		expect(t, "enrol with an older program", d.Redeem(ctx, mint(t, d, "m-0001"), p), nil)
+		check("not told", 0)
+		expect(t, "renew with a newer one", d.Renew(ctx, telling(p, 7)), nil)
+		check("told", 7)
+		d = again()
+		expect(t, "renew with an older one", d.Renew(ctx, p), nil)
+		check("not told again", 7)
+		expect(t, "renew", d.Renew(ctx, telling(p, 8)), nil)
+		check("another", 8)
+		expect(t, "a Pi was replaced", d.Redeem(ctx, mint(t, d, "m-0001"), telling(peerOf("m-0001", 2), 9)), nil)
+		check("the new Pi's", 9)
+		expect(t, "revoke", d.Revoke(ctx, "m-0001"), nil)
+		check("revoked", 0)
 	})
 }
 

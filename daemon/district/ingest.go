@@ -5,7 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"sync/atomic"
+	"maps"
+	"slices"
 	"time"
 
 	"yaoju/protocol"
@@ -13,9 +14,16 @@ import (
 
 // Bounds of the ingest.
 const (
-	ingestQueue = 256 // messages, 16 MiB at most; then machines wait for their turn
-	maxCommit   = 128 // messages in one transaction: some ten milliseconds of work
+	// ingestQueue is how many messages wait, 32 MiB at most; then machines do. It holds
+	// what a broker of its own sends without a word from us, 256 in deploy/district: its
+	// library must not be kept waiting.
+	ingestQueue = 512
+	maxCommit   = 512 // messages in one transaction: some hundred milliseconds of work
 	flushEvery  = time.Minute
+	upkeepEvery = time.Hour
+	commitLimit = time.Minute     // for one transaction; a database that takes longer is away
+	againAfter  = time.Second     // when the database was away
+	sayAgain    = 5 * time.Minute // how often we complain that it still is
 )
 
 // message is one message from a machine, on its way into the store.
@@ -23,6 +31,8 @@ type message struct {
 	from    protocol.MachineID // who the broker says sent it
 	topic   string
 	payload []byte
+	at      time.Time // when it came in
+	done    func()    // called once it is stored; nil if nobody waits for that
 }
 
 // Counts is what came in since the district was opened.
@@ -32,24 +42,29 @@ type Counts struct {
 	Duplicates  uint64 // records that were stored already
 	Gaps        uint64 // batches that began after the next record
 	Quarantined uint64 // messages and records that could not be understood
-	Refused     uint64 // forks, broken chains, messages in another machine's name
-}
-
-type counters struct {
-	messages, records, duplicates, gaps, quarantined, refused atomic.Uint64
+	Refused     uint64 // forks, broken chains, messages in another machine's name or of one nobody entered
 }
 
 // Counts returns what came in so far.
 func (d *District) Counts() Counts {
-	return Counts{
-		d.count.messages.Load(), d.count.records.Load(), d.count.duplicates.Load(),
-		d.count.gaps.Load(), d.count.quarantined.Load(), d.count.refused.Load(),
-	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.count
+}
+
+func (c *Counts) add(more Counts) {
+	c.Messages += more.Messages
+	c.Records += more.Records
+	c.Duplicates += more.Duplicates
+	c.Gaps += more.Gaps
+	c.Quarantined += more.Quarantined
+	c.Refused += more.Refused
 }
 
 // receive queues a message and waits while the queue is full, which makes its
 // sender wait too.
 func (d *District) receive(ctx context.Context, msg message) {
+	msg.at = time.Now()
 	select {
 	case d.queue <- msg:
 	case <-ctx.Done():
@@ -59,22 +74,28 @@ func (d *District) receive(ctx context.Context, msg message) {
 // ingest commits what is queued until ctx ends. An error means the store can no
 // longer be trusted to take anything: the process should start again.
 func (d *District) ingest(ctx context.Context) error {
-	flush := time.NewTicker(flushEvery)
+	flush, upkeep := time.NewTicker(flushEvery), time.NewTicker(upkeepEvery)
 	defer flush.Stop()
+	defer upkeep.Stop()
 	for {
+		var err error
 		select {
 		case <-ctx.Done():
-			return d.flushSeen(context.WithoutCancel(ctx))
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitLimit)
+			defer cancel()
+			if err := d.flushSeen(last); err != nil && !d.store.passing(err) {
+				return err
+			}
+			return nil
 		case <-flush.C:
-			if err := d.flushSeen(ctx); err != nil && ctx.Err() == nil {
-				return err
-			}
+			err = d.flushSeen(ctx)
+		case now := <-upkeep.C:
+			err = d.store.tx(ctx, func(tx *sql.Tx) error { return d.store.upkeep(ctx, tx, now) })
 		case first := <-d.queue:
-			// What was begun is finished: it takes milliseconds, and a machine that
-			// just said goodbye does not say it twice.
-			if err := d.commit(context.WithoutCancel(ctx), d.gather(first)); err != nil {
-				return err
-			}
+			err = d.persist(ctx, d.gather(first))
+		}
+		if err != nil && ctx.Err() == nil && !d.store.passing(err) {
+			return err
 		}
 	}
 }
@@ -93,43 +114,115 @@ func (d *District) gather(first message) []message {
 	return out
 }
 
-// outcome is what one transaction decided, to be said once it is durable.
-type outcome struct {
-	answer  map[protocol.MachineID]protocol.LedgerID // machines to be acked, and for which ledger
-	arrived []protocol.MachineID                     // machines that just came online
-	touched map[protocol.MachineID]bool
-	newLife bool // a higher generation began: everybody is to be told
+// persist commits messages, again and again while the database is away. It may have
+// taken them and only its answer was lost; nothing is stored twice.
+func (d *District) persist(ctx context.Context, batch []message) error {
+	d.meter.begin(batch[0].at)
+	defer d.meter.begin(time.Time{})
+	var since, said time.Time
+	for {
+		// What was begun is finished: it takes milliseconds, and a machine that
+		// just said goodbye does not say it twice.
+		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitLimit)
+		err := d.commit(limited, batch)
+		cancel()
+		if err == nil || !d.store.passing(err) {
+			if err == nil && !since.IsZero() {
+				d.o.Log.Warn("the database is back", "away", time.Since(since))
+			}
+			return err
+		}
+		if ctx.Err() != nil {
+			return nil // the machines have no ack, and send again
+		}
+		if since.IsZero() {
+			since = time.Now()
+		}
+		if time.Since(said) >= sayAgain {
+			said = time.Now()
+			d.o.Log.Error("the database does not take what machines report; they keep it", "err", err)
+		}
+		pause := time.NewTimer(againAfter)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+		}
+	}
 }
 
 // commit stores messages in one transaction and answers after it.
 func (d *District) commit(ctx context.Context, batch []message) error {
-	now := time.Now()
-	out := outcome{answer: map[protocol.MachineID]protocol.LedgerID{}, touched: map[protocol.MachineID]bool{}}
-	err := d.store.tx(ctx, func(tx *sql.Tx) error {
-		for _, msg := range batch {
-			if err := d.take(ctx, tx, msg, now, &out); err != nil {
-				return err
-			}
-		}
-		return nil
+	began := time.Now()
+	batch, strangers, err := d.sift(ctx, batch)
+	if err != nil {
+		return err
+	}
+	var s *sheet
+	err = d.store.ingest(ctx, senders(batch), began, func(tx *sql.Tx) error {
+		s = newSheet(d, tx, began)
+		return s.takeAll(ctx, batch)
 	})
 	if err != nil {
 		return fmt.Errorf("ingest %d messages: %w", len(batch), err)
 	}
-	d.count.messages.Add(uint64(len(batch)))
-	if err := d.say(ctx, out); err != nil {
-		return err
+	s.count.Refused += strangers
+	d.meter.committed(len(s.acks), batch, time.Since(began))
+	d.mu.Lock()
+	d.count.add(s.count)
+	d.mu.Unlock()
+	for _, msg := range batch {
+		if msg.done != nil {
+			msg.done()
+		}
 	}
-	d.touch(out.touched, now)
-	return nil
+	d.touch(s.touched, began)
+	return d.say(ctx, s)
+}
+
+// sift drops the messages of machines nobody entered, and says how many they were.
+// The embedded broker lets none of them connect; another broker knows only who has a
+// certificate.
+func (d *District) sift(ctx context.Context, batch []message) (rest []message, strangers uint64, err error) {
+	for _, msg := range batch {
+		known := msg.from.Valid() != nil || d.admit(msg.from) // one that is no machine is put aside
+		if !known {
+			err := mustKnow(ctx, d.store.write, msg.from) // another process may have entered it
+			if err != nil && !errors.Is(err, ErrUnknownMachine) {
+				return nil, 0, err
+			}
+			known = err == nil
+		}
+		if !known {
+			strangers++
+			d.o.Log.Warn("message of an unknown machine refused", "device", msg.from)
+			if msg.done != nil {
+				msg.done()
+			}
+			continue
+		}
+		rest = append(rest, msg)
+	}
+	return rest, strangers, nil
+}
+
+// senders lists the machines the messages come from, in order and once.
+func senders(batch []message) []string {
+	set := map[string]bool{}
+	for _, msg := range batch {
+		if m, _, err := protocol.TopicMachine(msg.topic); err == nil && m == msg.from {
+			set[string(m)] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(set))
 }
 
 // say publishes what a committed transaction decided.
-func (d *District) say(ctx context.Context, out outcome) error {
-	for _, m := range out.arrived {
+func (d *District) say(ctx context.Context, s *sheet) error {
+	for _, m := range s.arrived {
 		// It may be new here, and nothing retained for it yet.
 		if chain := d.signing().chain; chain != nil {
-			if err := d.broker.publish(protocol.KeysTopic(m), chain, true); err != nil {
+			if err := d.line.publish(protocol.KeysTopic(m), chain, true); err != nil {
 				return err
 			}
 		}
@@ -137,144 +230,23 @@ func (d *District) say(ctx context.Context, out outcome) error {
 			return err
 		}
 	}
-	if out.newLife {
+	if s.newLife {
 		return d.publishAcks(ctx)
 	}
-	for m, l := range out.answer {
-		if err := d.publishAck(ctx, m, l); err != nil {
+	for m, a := range s.acks {
+		if err := d.line.publish(protocol.AckTopic(m), protocol.Encode(a), true); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// take stores one message. Its errors are the store's; a bad message is none.
-func (d *District) take(ctx context.Context, tx *sql.Tx, msg message, now time.Time, out *outcome) error {
-	m, leaf, err := protocol.TopicMachine(msg.topic)
-	if err != nil || m != msg.from {
-		// The broker lets nobody get this far; another broker might.
-		d.count.refused.Add(1)
-		return raise(ctx, tx, msg.from, "", alarmMachine, 0, "message on "+msg.topic, now)
-	}
-	if err := d.know(ctx, tx, m, now); err != nil {
-		return err
-	}
-	out.touched[m] = true
-	switch leaf {
-	case "events":
-		return d.takeEvents(ctx, tx, m, msg.payload, now, out)
-	case "state":
-		return d.takeState(ctx, tx, m, msg.payload, now, out)
-	case "online":
-		return d.takeOnline(ctx, tx, m, msg.payload, now, out)
-	}
-	return d.putAside(ctx, tx, m, leaf, errors.New("not a topic of machines"), msg.payload, now)
-}
-
 // know makes sure the machine has its row.
 func (d *District) know(ctx context.Context, tx *sql.Tx, m protocol.MachineID, now time.Time) error {
-	if _, err := tx.ExecContext(ctx, `INSERT INTO machine (id, first_ms, seen_ms) VALUES (?1, ?2, ?2) ON CONFLICT DO NOTHING`, m, now.UnixMilli()); err != nil {
+	if _, err := d.store.put(ctx, tx, insertMachine(), [][]any{{string(m), now.UnixMilli(), now.UnixMilli()}}); err != nil {
 		return fmt.Errorf("register %s: %w", m, err)
 	}
 	return nil
-}
-
-func (d *District) putAside(ctx context.Context, tx *sql.Tx, m protocol.MachineID, what string, reason error, b []byte, now time.Time) error {
-	d.count.quarantined.Add(1)
-	d.o.Log.Warn("message put aside", "device", m, "what", what, "err", reason)
-	return quarantine(ctx, tx, m, clean(what), reason, b, now)
-}
-
-func (d *District) takeEvents(ctx context.Context, tx *sql.Tx, m protocol.MachineID, payload []byte, now time.Time, out *outcome) error {
-	b, err := protocol.DecodeBatch(payload)
-	if err == nil && b.Records[len(b.Records)-1].Seq >= maxSeq {
-		err = fmt.Errorf("seq %d is not plausible", b.Records[len(b.Records)-1].Seq)
-	}
-	if err != nil {
-		return d.putAside(ctx, tx, m, "events", err, payload, now)
-	}
-	h, err := head(ctx, tx, m, b.Ledger)
-	if err != nil {
-		return err
-	}
-	// Whatever the batch is, its sender learns how far we are.
-	out.answer[m] = b.Ledger
-	if b.Records[0].Seq > h.Seq+1 {
-		d.count.gaps.Add(1)
-		return setHead(ctx, tx, m, b.Ledger, h, now)
-	}
-	next, err := d.append(ctx, tx, m, b, h, now, out)
-	if err != nil {
-		return err
-	}
-	if err := setHead(ctx, tx, m, b.Ledger, next, now); err != nil {
-		return err
-	}
-	return d.caughtUp(ctx, tx, m, b.Ledger, h, next, now)
-}
-
-// append stores the records of a batch that are new and follow; it stops at the
-// first that does not.
-func (d *District) append(ctx context.Context, tx *sql.Tx, m protocol.MachineID, b protocol.Batch, h protocol.Head, now time.Time, out *outcome) (protocol.Head, error) {
-	if err := setHead(ctx, tx, m, b.Ledger, h, now); err != nil { // events refer to it
-		return h, err
-	}
-	for _, s := range b.Records {
-		if s.Seq <= h.Seq {
-			have, err := storedHash(ctx, tx, m, b.Ledger, s.Seq)
-			if err != nil {
-				return h, err
-			}
-			if have != s.Hash {
-				d.count.refused.Add(1)
-				delete(out.answer, m) // an ack would tell a copy that its records are safe
-				d.o.Log.Error("fork of an event chain refused", "device", m, "seq", s.Seq)
-				return h, raise(ctx, tx, m, b.Ledger, alarmFork, s.Seq, "another record under a stored number", now)
-			}
-			d.count.duplicates.Add(1)
-			continue
-		}
-		r, next, err := s.Follow(m, b.Ledger, h)
-		if err != nil {
-			d.count.refused.Add(1)
-			if err := d.putAside(ctx, tx, m, "record", err, s.Body, now); err != nil {
-				return h, err
-			}
-			return h, raise(ctx, tx, m, b.Ledger, alarmChain, s.Seq, err.Error(), now)
-		}
-		if err := d.store1(ctx, tx, m, b.Ledger, r, s, now); err != nil {
-			return h, err
-		}
-		h = next
-	}
-	return h, nil
-}
-
-// store1 stores one record that follows. One of a known kind that is malformed is
-// stored as well, or the chain would end there, and put aside for a person.
-func (d *District) store1(ctx context.Context, tx *sql.Tx, m protocol.MachineID, l protocol.LedgerID, r protocol.Record, s protocol.Sealed, now time.Time) error {
-	if err := insertEvent(ctx, tx, m, l, r, s, now); err != nil {
-		return err
-	}
-	d.count.records.Add(1)
-	e, err := protocol.DecodeEvent(r)
-	if err != nil {
-		return d.putAside(ctx, tx, m, "record", err, s.Body, now)
-	}
-	if e == nil {
-		return nil // a newer machine wrote it; it is kept
-	}
-	return d.fold(ctx, tx, m, l, r, e, now)
-}
-
-// caughtUp compares the sums when the events have reached the seq of the latest
-// snapshot: only then do both speak of the same moment.
-func (d *District) caughtUp(ctx context.Context, tx *sql.Tx, m protocol.MachineID, l protocol.LedgerID, before, after protocol.Head, now time.Time) error {
-	st, err := storedState(ctx, tx, m)
-	if err != nil || st == nil || st.Ledger != l || st.Head != after.Seq || before.Seq == after.Seq {
-		return err
-	}
-	return compare(ctx, tx, *st, now)
 }
 
 // storedState returns the latest snapshot of a machine, or nil.
@@ -292,96 +264,6 @@ func storedState(ctx context.Context, q querier, m protocol.MachineID) (*protoco
 		return nil, fmt.Errorf("stored state of %s: %w", m, err)
 	}
 	return &st, nil
-}
-
-func (d *District) takeState(ctx context.Context, tx *sql.Tx, m protocol.MachineID, payload []byte, now time.Time, out *outcome) error {
-	st, err := protocol.DecodeState(payload)
-	if err == nil && st.Machine != m {
-		err = fmt.Errorf("it speaks of machine %s", st.Machine)
-	}
-	ours, gerr := generation(ctx, tx)
-	if gerr != nil {
-		return gerr
-	}
-	// A generation is the moment a store began. One machine must not be able to name a
-	// later one for all: the district would have to go beyond it.
-	latest := max(ours, uint64(now.Add(24*time.Hour).UnixMilli()))
-	if err == nil && (st.Head >= maxSeq || st.Acked.Seq >= maxSeq || st.Acked.Generation > latest) {
-		err = errors.New("a number in it is not plausible")
-	}
-	if err != nil {
-		return d.putAside(ctx, tx, m, "state", err, payload, now)
-	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO state (machine, ledger, head, body, received_ms) VALUES (?, ?, ?, ?, ?)
-		ON CONFLICT DO UPDATE SET ledger = excluded.ledger, head = excluded.head, body = excluded.body, received_ms = excluded.received_ms`,
-		m, st.Ledger, st.Head, payload, now.UnixMilli())
-	if err != nil {
-		return fmt.Errorf("store the state of %s: %w", m, err)
-	}
-	h, err := head(ctx, tx, m, st.Ledger)
-	if err != nil {
-		return err
-	}
-	if err := setHead(ctx, tx, m, st.Ledger, h, now); err != nil {
-		return err
-	}
-	if h.Seq == st.Head {
-		if err := compare(ctx, tx, st, now); err != nil {
-			return err
-		}
-	}
-	out.answer[m] = st.Ledger
-	return d.checkLife(ctx, tx, st, h, now, out)
-}
-
-// checkLife begins a new generation if the machine has been told more than this
-// store knows: then the store is an older copy, and its acks must be able to fall.
-func (d *District) checkLife(ctx context.Context, tx *sql.Tx, st protocol.State, h protocol.Head, now time.Time, out *outcome) error {
-	ours, err := generation(ctx, tx)
-	if err != nil {
-		return err
-	}
-	told := st.Acked
-	if told.Generation < ours || told.Generation == ours && (told.Ledger != st.Ledger || told.Seq <= h.Seq) {
-		return nil
-	}
-	next := max(uint64(now.UnixMilli()), ours+1, told.Generation+1)
-	if _, err := tx.ExecContext(ctx, `UPDATE meta SET generation = ?`, next); err != nil {
-		return fmt.Errorf("begin generation %d: %w", next, err)
-	}
-	out.newLife = true
-	d.o.Log.Error("the store is older than what machines were told: new generation", "device", st.Machine, "seq", told.Seq, "have", h.Seq, "generation", next)
-	return raise(ctx, tx, st.Machine, st.Ledger, alarmRestored, told.Seq, fmt.Sprintf("the machine was told seq %d, the store has %d", told.Seq, h.Seq), now)
-}
-
-func (d *District) takeOnline(ctx context.Context, tx *sql.Tx, m protocol.MachineID, payload []byte, now time.Time, out *outcome) error {
-	o, err := protocol.DecodeOnline(payload)
-	if err == nil && o.Connection >= maxSeq {
-		err = fmt.Errorf("connection %d is not plausible", o.Connection)
-	}
-	if err != nil {
-		return d.putAside(ctx, tx, m, "online", err, payload, now)
-	}
-	r, err := tx.ExecContext(ctx, `INSERT INTO online (machine, online, connection, since_ms) VALUES (?1, ?2, ?3, ?4)
-		ON CONFLICT DO UPDATE SET since_ms = iif(online = ?2, since_ms, ?4), online = ?2, connection = ?3 WHERE connection <= ?3`,
-		m, o.Online, o.Connection, now.UnixMilli())
-	if err != nil {
-		return fmt.Errorf("store that %s is online: %w", m, err)
-	}
-	changed, err := r.RowsAffected()
-	if err != nil {
-		return fmt.Errorf("store that %s is online: %w", m, err)
-	}
-	if changed == 0 || !o.Online {
-		return nil // the will of an old connection, or a goodbye
-	}
-	out.arrived = append(out.arrived, m)
-	if l, err := currentLedger(ctx, tx, m); err != nil || l == "" {
-		return err
-	} else if _, answered := out.answer[m]; !answered {
-		out.answer[m] = l
-	}
-	return nil
 }
 
 // currentLedger is the ledger the machine last spoke of; empty if none.
@@ -404,7 +286,7 @@ func (d *District) publishAck(ctx context.Context, m protocol.MachineID, l proto
 	if err != nil {
 		return err
 	}
-	return d.broker.publish(protocol.AckTopic(m), protocol.Encode(protocol.Ack{Ledger: l, Generation: g, Seq: h.Seq}), true)
+	return d.line.publish(protocol.AckTopic(m), protocol.Encode(protocol.Ack{Ledger: l, Generation: g, Seq: h.Seq}), true)
 }
 
 // publishAcks tells every machine.
@@ -434,21 +316,14 @@ func (d *District) publishAcks(ctx context.Context) error {
 	return nil
 }
 
-// touch notes that machines were heard, in memory, and wakes the pages.
+// touch notes that machines were heard here.
 func (d *District) touch(ms map[protocol.MachineID]bool, now time.Time) {
-	if len(ms) == 0 {
-		return
-	}
+	d.hear(ms, now)
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	for m := range ms {
-		d.seen[m] = now
-		d.stale[m] = true
 		d.unsaved[m] = true
 	}
-	d.version++
-	close(d.changed)
-	d.changed = make(chan struct{})
-	d.mu.Unlock()
 }
 
 // flushSeen writes down when machines were last heard: once a minute, because a
@@ -466,8 +341,8 @@ func (d *District) flushSeen(ctx context.Context) error {
 		return nil
 	}
 	return d.store.tx(ctx, func(tx *sql.Tx) error {
-		for m, ms := range at {
-			if _, err := tx.ExecContext(ctx, `UPDATE machine SET seen_ms = ? WHERE id = ?`, ms, m); err != nil {
+		for _, m := range slices.Sorted(maps.Keys(at)) { // in the order in which the ingest holds them
+			if _, err := tx.ExecContext(ctx, `UPDATE machine SET seen_ms = ?2 WHERE id = ?1 AND seen_ms < ?2`, m, at[m]); err != nil {
 				return fmt.Errorf("note when %s was seen: %w", m, err)
 			}
 		}

@@ -3,14 +3,11 @@ package district
 import (
 	"context"
 	"database/sql"
-	_ "embed" // schema.sql, identity.sql
+	_ "embed" // schema.sql, identity.sql, identity_sealing.sql
 	"errors"
 	"fmt"
-	"net/url"
 	"strings"
 	"time"
-
-	_ "modernc.org/sqlite" // the database driver
 
 	"yaoju/protocol"
 )
@@ -21,9 +18,16 @@ var schema string
 //go:embed identity.sql
 var schemaIdentity string
 
-// migrations bring an empty file to version 1, version 1 to 2, and so on. An
-// entry that has been released is never edited.
-func migrations() []string { return []string{schema, schemaIdentity} }
+//go:embed identity_sealing.sql
+var schemaSealing string
+
+//go:embed rollout.sql
+var schemaRollout string
+
+// migrations bring an empty database to version 1, version 1 to 2, and so on. An
+// entry that has been released is never edited. They are written for SQLite, with
+// STRICT tables of TEXT, INTEGER and BLOB; PostgreSQL is given a translation.
+func migrations() []string { return []string{schema, schemaIdentity, schemaSealing, schemaRollout} }
 
 // Bounds of the store.
 const (
@@ -32,76 +36,124 @@ const (
 	maxSeq        = 1 << 53 // JSON numbers above it are not exact, and no machine lives that long
 )
 
-// store is the database of a district. One connection writes, through tx alone;
-// pages read through two others, which never wait for the writer.
+// store is the database of a district: SQLite or PostgreSQL, one schema and one set
+// of statements for both. Statements have ? or ?1 where values go, name the columns of
+// a conflict and the table of an old value, and ask for no time; what differs lies in
+// sqlite.go and postgres.go.
+//
+// One connection writes, through tx or ingest alone; pages read through two others,
+// which never wait for the writer.
 type store struct {
 	write *sql.DB
 	read  *sql.DB
+	engine
+}
+
+// engine is what the two databases do differently.
+type engine interface {
+	// name is the engine's, as metrics and messages have it.
+	name() string
+	// migrate brings the schema to the newest version; repeatable, and safe against
+	// another process that does the same.
+	migrate(ctx context.Context, tx *sql.Tx, all []string) error
+	// alone waits until no other process is in a transaction that waited here too,
+	// and keeps further ones waiting until tx ends.
+	alone(ctx context.Context, tx *sql.Tx) error
+	// hold enters the machines that have no row yet and keeps other processes off the
+	// records of all of them until tx ends. They are in order and there once.
+	hold(ctx context.Context, tx *sql.Tx, machines []string, now time.Time) error
+	// put runs one INSERT for many rows and returns how many it changed.
+	put(ctx context.Context, tx *sql.Tx, in insert, rows [][]any) (int64, error)
+	// among is the right side of IN for keys of one or more columns, and its values.
+	among(keys [][]string) (clause string, args []any)
+	// tell lets other processes know, once tx is committed, which machines changed.
+	tell(ctx context.Context, tx *sql.Tx, machines []string) error
+	// upkeep prepares the database for the time to come; repeatable.
+	upkeep(ctx context.Context, tx *sql.Tx, now time.Time) error
+	// size is how many bytes the database takes.
+	size(ctx context.Context, q querier) (int64, error)
+	// passing reports whether err says that the database is away or busy, so that
+	// the same again may do.
+	passing(err error) bool
+}
+
+// insert is one INSERT for many rows.
+type insert struct {
+	into     string   // table and columns: "given (machine, day, product, pieces)"
+	types    []string // of the columns: text, bigint or bytea
+	conflict string   // "ON CONFLICT ...", or empty
 }
 
 // readers is how many pages may read at once: reads are short.
 const readers = 2
 
-func openStore(ctx context.Context, path string, now time.Time) (*store, error) {
-	s := &store{}
-	var err error
-	if s.write, err = sql.Open("sqlite", dsn(path, "&_txlock=immediate")); err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
+// openStore opens the database at an address: that of a PostgreSQL database, which
+// begins with postgres://, or the path of a file.
+func openStore(ctx context.Context, database string, now time.Time) (s *store, err error) {
+	if isPostgres(database) {
+		s, err = openPostgres(database)
+	} else {
+		s, err = openSQLite(database)
+	}
+	if err != nil {
+		return nil, err
 	}
 	s.write.SetMaxOpenConns(1)
-	if err := s.migrate(ctx, now); err != nil {
-		return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), s.close())
-	}
-	if s.read, err = sql.Open("sqlite", dsn(path, "&_pragma=query_only(1)")); err != nil {
-		return nil, errors.Join(fmt.Errorf("open %s for reading: %w", path, err), s.close())
-	}
 	s.read.SetMaxOpenConns(readers)
+	if err := s.migrate(ctx, now); err != nil {
+		return nil, errors.Join(fmt.Errorf("open the store: %w", err), s.close())
+	}
 	return s, nil
 }
 
-// dsn carries every pragma: one sent with Exec would reach a single connection.
-// psow=0 because a power cut may tear a sector, and the next write must not take the last one along.
-func dsn(path, more string) string {
-	return "file:" + (&url.URL{Path: path}).EscapedPath() +
-		"?psow=0&_pragma=journal_mode(wal)&_pragma=synchronous(full)&_pragma=wal_autocheckpoint(1000)" +
-		"&_pragma=journal_size_limit(67108864)&_pragma=foreign_keys(1)&_pragma=trusted_schema(0)&_pragma=busy_timeout(5000)" + more
-}
-
-func (s *store) close() error {
-	var errs []error
-	if s.read != nil {
-		errs = append(errs, s.read.Close())
-	}
-	return errors.Join(append(errs, s.write.Close())...)
-}
+func (s *store) close() error { return errors.Join(s.read.Close(), s.write.Close()) }
 
 func (s *store) migrate(ctx context.Context, now time.Time) error {
 	return s.tx(ctx, func(tx *sql.Tx) error {
-		var have int
-		if err := tx.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&have); err != nil {
-			return fmt.Errorf("read the schema version: %w", err)
+		if err := s.engine.migrate(ctx, tx, migrations()); err != nil {
+			return err
 		}
-		all := migrations()
-		if have > len(all) {
-			return fmt.Errorf("schema version %d is from a newer program, this one knows %d", have, len(all))
-		}
-		for v := have; v < len(all); v++ {
-			if _, err := tx.ExecContext(ctx, all[v]); err != nil {
-				return fmt.Errorf("migrate to schema version %d: %w", v+1, err)
-			}
-		}
-		if _, err := tx.ExecContext(ctx, fmt.Sprintf(`PRAGMA user_version = %d`, len(all))); err != nil {
-			return fmt.Errorf("set the schema version: %w", err)
+		if err := s.upkeep(ctx, tx, now); err != nil {
+			return err
 		}
 		_, err := tx.ExecContext(ctx, `INSERT INTO meta (id, generation, made_ms) VALUES (1, ?1, ?1) ON CONFLICT DO NOTHING`, now.UnixMilli())
 		return err
 	})
 }
 
-// tx runs f in one transaction; durable when it returns nil. ctx bounds the wait for
-// the connection and the statements, but the transaction is not tied to it: the
-// library would roll back on its own goroutine then, and closing would not wait.
+// tooNew says that the schema is of a version this program does not know.
+func tooNew(have, known int) error {
+	return fmt.Errorf("schema version %d is from a newer program, this one knows %d", have, known)
+}
+
+// tx runs f in one transaction, with no other beside it but those that ingest; durable
+// when it returns nil. ctx bounds the wait for the connection and the statements, but
+// the transaction is not tied to it: the library would roll back on its own goroutine
+// then, and closing would not wait.
 func (s *store) tx(ctx context.Context, f func(tx *sql.Tx) error) error {
+	return s.transact(ctx, func(tx *sql.Tx) error {
+		if err := s.alone(ctx, tx); err != nil {
+			return err
+		}
+		return f(tx)
+	})
+}
+
+// ingest runs f in one transaction that has the records of the machines for itself;
+// they are in order and there once. Durable when it returns nil.
+func (s *store) ingest(ctx context.Context, machines []string, now time.Time, f func(tx *sql.Tx) error) error {
+	return s.transact(ctx, func(tx *sql.Tx) error {
+		if err := s.hold(ctx, tx, machines, now); err != nil {
+			return err
+		}
+		if err := f(tx); err != nil {
+			return err
+		}
+		return s.tell(ctx, tx, machines)
+	})
+}
+
+func (s *store) transact(ctx context.Context, f func(tx *sql.Tx) error) error {
 	c, err := s.write.Conn(ctx)
 	if err != nil {
 		return fmt.Errorf("wait for the store: %w", err)
@@ -165,42 +217,11 @@ func head(ctx context.Context, q querier, m protocol.MachineID, l protocol.Ledge
 	return h, nil
 }
 
-// setHead keeps how far a ledger is stored.
-func setHead(ctx context.Context, tx *sql.Tx, m protocol.MachineID, l protocol.LedgerID, h protocol.Head, now time.Time) error {
-	_, err := tx.ExecContext(ctx, `INSERT INTO ledger (machine, ledger, head_seq, head_hash, first_ms) VALUES (?, ?, ?, ?, ?)
-		ON CONFLICT DO UPDATE SET head_seq = excluded.head_seq, head_hash = excluded.head_hash`, m, l, h.Seq, h.Hash[:], now.UnixMilli())
-	if err != nil {
-		return fmt.Errorf("keep the head of %s: %w", m, err)
-	}
-	return nil
-}
-
-func storedHash(ctx context.Context, q querier, m protocol.MachineID, l protocol.LedgerID, seq uint64) (h protocol.Hash, err error) {
-	var b []byte
-	if err := q.QueryRowContext(ctx, `SELECT hash FROM event WHERE machine = ? AND ledger = ? AND seq = ?`, m, l, seq).Scan(&b); err != nil {
-		return h, fmt.Errorf("read the hash of %s seq %d: %w", m, seq, err)
-	}
-	copy(h[:], b)
-	return h, nil
-}
-
-func insertEvent(ctx context.Context, tx *sql.Tx, m protocol.MachineID, l protocol.LedgerID, r protocol.Record, s protocol.Sealed, now time.Time) error {
-	_, err := tx.ExecContext(ctx, `INSERT INTO event (machine, ledger, seq, at_ms, received_ms, kind, body, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-		m, l, s.Seq, r.AtMS, now.UnixMilli(), r.Kind, s.Body, s.Hash[:])
-	if err != nil {
-		return fmt.Errorf("store %s seq %d: %w", m, s.Seq, err)
-	}
-	return nil
-}
-
 // quarantine keeps aside what could not be understood, and forgets the oldest.
 func quarantine(ctx context.Context, tx *sql.Tx, m protocol.MachineID, what string, reason error, body []byte, now time.Time) error {
-	r, err := tx.ExecContext(ctx, `INSERT INTO quarantine (machine, received_ms, what, reason, bytes, body) VALUES (?, ?, ?, ?, ?, ?)`,
-		m, now.UnixMilli(), what, clean(reason.Error()), len(body), append([]byte{}, body[:min(len(body), maxKept)]...))
-	if err != nil {
-		return fmt.Errorf("quarantine a message of %s: %w", m, err)
-	}
-	id, err := r.LastInsertId()
+	var id int64
+	err := tx.QueryRowContext(ctx, `INSERT INTO quarantine (machine, received_ms, what, reason, bytes, body) VALUES (?, ?, ?, ?, ?, ?) RETURNING id`,
+		m, now.UnixMilli(), what, clean(reason.Error()), len(body), append([]byte{}, body[:min(len(body), maxKept)]...)).Scan(&id)
 	if err != nil {
 		return fmt.Errorf("quarantine a message of %s: %w", m, err)
 	}
@@ -220,9 +241,14 @@ const (
 	alarmLedger   = "ledger"   // the machine began a new ledger
 )
 
+// alarmKinds lists them.
+func alarmKinds() []string {
+	return []string{alarmFork, alarmChain, alarmMachine, alarmBalance, alarmRestored, alarmLedger}
+}
+
 func raise(ctx context.Context, tx *sql.Tx, m protocol.MachineID, l protocol.LedgerID, kind string, seq uint64, detail string, now time.Time) error {
 	_, err := tx.ExecContext(ctx, `INSERT INTO alarm (machine, ledger, kind, seq, detail, first_ms, last_ms, times) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, 1)
-		ON CONFLICT DO UPDATE SET seq = ?4, detail = ?5, last_ms = ?6, times = times + 1`, m, l, kind, int64(min(seq, maxSeq)), clean(detail), now.UnixMilli())
+		ON CONFLICT (machine, ledger, kind) DO UPDATE SET seq = excluded.seq, detail = excluded.detail, last_ms = excluded.last_ms, times = alarm.times + 1`, m, l, kind, int64(min(seq, maxSeq)), clean(detail), now.UnixMilli())
 	if err != nil {
 		return fmt.Errorf("raise %s of %s: %w", kind, m, err)
 	}
@@ -243,5 +269,10 @@ func clean(s string) string {
 	if len(s) > limit {
 		s = s[:limit]
 	}
-	return strings.ToValidUTF8(s, "\uFFFD")
+	return storable(s)
+}
+
+// storable is text as both databases take it.
+func storable(s string) string {
+	return strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", "\uFFFD"), "\uFFFD")
 }

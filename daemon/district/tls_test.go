@@ -6,6 +6,8 @@ import (
 	"errors"
 	"net"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,7 +23,7 @@ import (
 type registry struct{ s *service }
 
 func named(n identity.Name) district.Peer {
-	return district.Peer{Machine: n.Machine, Key: n.Key, Until: n.Until, RanOut: n.RanOut}
+	return district.Peer{Machine: n.Machine, Key: n.Key, Until: n.Until, RanOut: n.RanOut, Sealing: n.Sealing}
 }
 
 func refused(err error) error {
@@ -259,6 +261,44 @@ func TestRevokedIsGone(t *testing.T) {
 		g.ending()
 		verify(t, g.path, c)
 		verify(t, g.path, other)
+	})
+}
+
+// A card copied whole, key and ledger, runs in two machines at once: they throw each
+// other out, the console says that there are two of them, and one visit with a new key
+// ends the other.
+func TestCopiedCard(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		g := guard(t, dir)
+		c := newChain(t, "m-0001")
+		c.load(1, 9)
+		dial := g.enrol("m-0001", "a")
+		_, stop := connect(t, c, dial)
+		time.Sleep(time.Minute)
+		twin := newChain(t, "m-0001")
+		c.mu.Lock()
+		twin.ledger, twin.records, twin.head, twin.acked, twin.lies = c.ledger, slices.Clone(c.records), c.head, c.acked, true
+		c.mu.Unlock()
+		u, stopTwin := connect(t, twin, dial)
+		for i := range 10 {
+			time.Sleep(time.Minute)
+			c.vend(protocol.VendID(i+1), 1)
+			twin.add(protocol.DoorOpened{})
+		}
+		if p := g.page("/machines/m-0001"); !strings.Contains(p, "Two records under one number") {
+			t.Error("the console does not say that there are two of them")
+		}
+		stop()
+		_, stop = connect(t, c, g.enrol("m-0001", "new"))
+		time.Sleep(10 * time.Minute)
+		if u.Status().Connected {
+			t.Error("the other one is let in with the old key")
+		}
+		stop()
+		stopTwin()
+		g.stop()
+		g.ending()
 	})
 }
 

@@ -84,6 +84,14 @@ const (
 	standOK      standing = "ok"
 )
 
+// word is the standing as a whole word, for metrics.
+func (s standing) word() string {
+	if s == standOffline {
+		return "offline"
+	}
+	return string(s)
+}
+
 // standings lists them, worst first.
 func standings() []standing {
 	return []standing{standEmpty, standFault, standOffline, standLow, standPaused, standOK}

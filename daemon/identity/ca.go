@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"yaoju/protocol"
@@ -35,16 +36,24 @@ const (
 	rootFile    = "root.pem"
 	rootKeyFile = "root.key"
 	issuingFile = "issuing.pem"
+	beforeFile  = "issuing-before.pem" // the issuing key before this one: it still has certificates to revoke
 )
 
 // CAFiles lists the files of a CA, the one that is written last at the end.
-func CAFiles() []string { return []string{rootKeyFile, issuingFile, rootFile} }
+func CAFiles() []string { return []string{rootKeyFile, beforeFile, issuingFile, rootFile} }
 
 // CA signs certificates for the machines and the computers of one district.
 type CA struct {
 	root    *x509.Certificate
 	issuing *x509.Certificate
 	key     crypto.Signer // of issuing
+	before  *issuer       // whose certificates may still be in use; nil: there was none
+}
+
+// issuer is a key that signs certificates, or did.
+type issuer struct {
+	cert *x509.Certificate
+	key  crypto.Signer
 }
 
 // ErrNoCA says that the folder holds no CA.
@@ -91,6 +100,9 @@ func OpenCA(dir string, now time.Time) (*CA, error) {
 	if err != nil {
 		return nil, fmt.Errorf("CA: %w", err)
 	}
+	if now.Before(ca.issuing.NotBefore) {
+		return nil, fmt.Errorf("CA: this computer's clock says %s, which is before the CA in %s was made: set the clock", now.Format(time.DateOnly), dir)
+	}
 	if ca.issuing.NotAfter.Sub(now) > issuingSpare {
 		return ca, nil
 	}
@@ -102,12 +114,22 @@ func OpenCA(dir string, now time.Time) (*CA, error) {
 		err = errors.New("root.key is not the key of root.pem")
 	}
 	if err == nil {
+		err = keepBefore(dir)
+	}
+	if err == nil {
 		err = makeIssuing(dir, ca.root, u.key, now)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("CA: replace the issuing key: %w", err)
 	}
 	return readCA(dir)
+}
+
+// CheckCA reports what is wrong with the CA in a folder, ErrNoCA if there is none, and
+// changes nothing.
+func CheckCA(dir string) error {
+	_, err := readCA(dir)
+	return err
 }
 
 func readCA(dir string) (*CA, error) {
@@ -131,7 +153,28 @@ func readCA(dir string) (*CA, error) {
 	if err := i.certs[0].CheckSignatureFrom(r.certs[0]); err != nil {
 		return nil, fmt.Errorf("%s: the root did not sign the issuing key: restore the backup: %w", dir, err)
 	}
-	return &CA{root: r.certs[0], issuing: i.certs[0], key: i.key}, nil
+	ca := &CA{root: r.certs[0], issuing: i.certs[0], key: i.key}
+	b, err := readBundle(filepath.Join(dir, beforeFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return ca, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(b.certs) != 1 || b.key == nil || !b.key.PublicKey.Equal(b.certs[0].PublicKey) {
+		return nil, fmt.Errorf("%s: key and certificate do not belong together: restore the backup", filepath.Join(dir, beforeFile))
+	}
+	ca.before = &issuer{b.certs[0], b.key}
+	return ca, nil
+}
+
+// keepBefore keeps the issuing key that is about to be replaced.
+func keepBefore(dir string) error {
+	u, err := readBundle(filepath.Join(dir, issuingFile))
+	if err != nil {
+		return err
+	}
+	return writeBundle(filepath.Join(dir, beforeFile), u)
 }
 
 func makeIssuing(dir string, root *x509.Certificate, rootKey *ecdsa.PrivateKey, now time.Time) error {
@@ -194,11 +237,18 @@ func (ca *CA) until(now time.Time, life time.Duration) time.Time {
 // issue signs a machine's certificate. What the machine asked to be called counts
 // for nothing here: only its key is taken over.
 func (ca *CA) issue(m protocol.MachineID, public crypto.PublicKey, now, until time.Time) (*x509.Certificate, error) {
-	return ca.sign(&x509.Certificate{Subject: pkix.Name{CommonName: string(m)}, URIs: []*url.URL{nameURI(m)}, ExtKeyUsage: []x509.ExtKeyUsage{forMachine}}, public, now, until)
+	k, err := keyID(public)
+	if err != nil {
+		return nil, err
+	}
+	return ca.sign(&x509.Certificate{SerialNumber: serialOf(k), Subject: pkix.Name{CommonName: string(m)}, URIs: []*url.URL{nameURI(m)}, ExtKeyUsage: []x509.ExtKeyUsage{forMachine}}, public, now, until)
 }
 
 func (ca *CA) sign(t *x509.Certificate, public crypto.PublicKey, now, until time.Time) (*x509.Certificate, error) {
-	t.SerialNumber, t.NotBefore, t.NotAfter = newSerial(), now.Add(-backdate), until
+	if t.SerialNumber == nil {
+		t.SerialNumber = newSerial()
+	}
+	t.NotBefore, t.NotAfter = now.Add(-backdate), until
 	t.KeyUsage, t.BasicConstraintsValid = x509.KeyUsageDigitalSignature, true
 	return signCertificate(t, ca.issuing, public, ca.key)
 }
@@ -209,25 +259,27 @@ func (ca *CA) chain(leaf *x509.Certificate) []*x509.Certificate {
 	return []*x509.Certificate{leaf, ca.issuing, ca.root}
 }
 
-// errNotYet says that a certificate begins after now.
-var errNotYet = errors.New("certificate: by this computer's clock it does not hold yet")
-
 // who reads the name out of a certificate this CA signed, leaf first. One that ran
-// out is a name still, and its caller decides.
+// out, or begins later, is a name still, and its caller decides.
 func (ca *CA) who(chain []*x509.Certificate, now time.Time) (n Name, err error) {
 	if len(chain) == 0 || len(chain) > maxChain {
 		return n, fmt.Errorf("certificate: %d were shown, want 1 to %d", len(chain), maxChain)
 	}
 	leaf := chain[0]
-	if leaf.NotBefore.After(now) {
-		return n, errNotYet
-	}
-	n.Until, n.RanOut = leaf.NotAfter, now.After(leaf.NotAfter)
+	n.Until, n.RanOut, n.Early = leaf.NotAfter, now.After(leaf.NotAfter), now.Before(leaf.NotBefore)
 	at := now
-	if n.RanOut {
+	switch {
+	case n.RanOut:
 		at = leaf.NotAfter // whether it was good on its last day
+	case n.Early:
+		at = leaf.NotBefore
 	}
-	if err := verify(chain, ca.root, forMachine, "", at); err != nil {
+	// Some clients show their own certificate alone; what leads to the root is ours.
+	all := slices.Clone(chain)
+	for _, by := range ca.issuers() {
+		all = append(all, by.cert)
+	}
+	if err := verify(all, ca.root, forMachine, "", at); err != nil {
 		return n, fmt.Errorf("certificate: %w", err)
 	}
 	if n.Machine, err = machineOf(leaf); err != nil {

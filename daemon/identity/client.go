@@ -74,7 +74,11 @@ func (k caller) open(ctx context.Context) (*tls.Conn, error) {
 			if err != nil {
 				return err
 			}
-			return verify(shown, root, forDistrict, host, within(k.at, shown))
+			err = verify(shown, root, forDistrict, host, within(k.at, shown))
+			if errors.As(err, new(x509.UnknownAuthorityError)) {
+				return fmt.Errorf("whoever answers there is not the district this machine was enrolled in: if it was set up anew, enrol the machine again: %w", err)
+			}
+			return err
 		},
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			if k.own == nil {

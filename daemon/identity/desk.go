@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"yaoju/protocol"
@@ -48,7 +49,13 @@ const (
 type enrolRequest struct {
 	Machine protocol.MachineID `json:"machine"`
 	Token   []byte             `json:"token"`
-	CSR     []byte             `json:"csr"` // PKCS #10, DER
+	CSR     []byte             `json:"csr"`               // PKCS #10, DER
+	Sealing []byte             `json:"sealing,omitempty"` // X25519 public key; older machines have none
+}
+
+// renewRequest is the body of the second; older machines send none.
+type renewRequest struct {
+	Sealing []byte `json:"sealing,omitempty"`
 }
 
 // answer is the body of a good answer.
@@ -62,6 +69,7 @@ type Desk struct {
 	registry Registry
 	log      *slog.Logger
 	limit    *limiter
+	lending  *lending // nil: bundles are not given out here
 }
 
 // NewDesk returns a desk that Run opens.
@@ -96,6 +104,10 @@ func (d *Desk) Run(ctx context.Context, l net.Listener) error {
 
 // ServeHTTP answers one request. Strangers learn nothing but what to do next.
 func (d *Desk) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if d.lending != nil && strings.HasPrefix(r.URL.Path, bundlesPath) {
+		d.lend(w, r)
+		return
+	}
 	chain, err := d.answer(w, r)
 	if err == nil {
 		w.Header().Set("Content-Type", "application/json")
@@ -106,7 +118,7 @@ func (d *Desk) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !errors.As(err, &no) {
 		d.log.Error("certificate not given", "err", err)
 		no = &Refusal{Code: CodeFailed}
-	} else if no.Code != CodeCurrent {
+	} else if no.Code != CodeCurrent && no.Code != CodeBusy { // who asks too often must not fill the log either
 		d.log.Warn("certificate refused", "device", no.Machine, "why", string(no.Code), "from", r.RemoteAddr, "err", no.reason)
 	}
 	status := http.StatusForbidden
@@ -132,15 +144,15 @@ func (d *Desk) answer(w http.ResponseWriter, r *http.Request) ([][]byte, error) 
 	if r.Method != http.MethodPost || r.TLS == nil {
 		return nil, Refuse(CodeRequest, errors.New("not a POST"))
 	}
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+	if err != nil {
+		return nil, Refuse(CodeRequest, err)
+	}
 	switch r.URL.Path {
 	case enrolPath:
-		b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
-		if err != nil {
-			return nil, Refuse(CodeRequest, err)
-		}
 		return d.enrol(r.Context(), b)
 	case renewPath:
-		return d.renew(r.Context(), r.TLS.PeerCertificates)
+		return d.renew(r.Context(), r.TLS.PeerCertificates, b)
 	}
 	return nil, Refuse(CodeRequest, errors.New("no such path"))
 }
@@ -150,7 +162,11 @@ func (d *Desk) enrol(ctx context.Context, b []byte) ([][]byte, error) {
 	if err != nil {
 		return nil, Refuse(CodeRequest, err)
 	}
-	return d.give(Name{Machine: q.Machine}, public, func(n Name) error { return d.registry.Redeem(ctx, token, n) })
+	sealing, err := decodeSealingKey(q.Sealing)
+	if err != nil {
+		return nil, Refuse(CodeRequest, err)
+	}
+	return d.give(Name{Machine: q.Machine, Sealing: sealing}, public, func(n Name) error { return d.registry.Redeem(ctx, token, n) })
 }
 
 // decodeEnrol reads the first request and checks that its sender has the key.
@@ -181,23 +197,38 @@ func decodeEnrol(b []byte) (q enrolRequest, t Token, public *ecdsa.PublicKey, er
 	return q, t, csr.PublicKey.(*ecdsa.PublicKey), nil
 }
 
-func (d *Desk) renew(ctx context.Context, shown []*x509.Certificate) ([][]byte, error) {
+// decodeRenew reads the second request, which is empty from an older machine.
+func decodeRenew(b []byte) (SealingKey, error) {
+	var q renewRequest
+	if len(b) > 0 {
+		if err := json.Unmarshal(b, &q); err != nil {
+			return SealingKey{}, err
+		}
+	}
+	return decodeSealingKey(q.Sealing)
+}
+
+func (d *Desk) renew(ctx context.Context, shown []*x509.Certificate, b []byte) ([][]byte, error) {
 	now := time.Now()
 	n, err := d.server.ca.who(shown, now)
 	if err != nil {
 		return nil, Refuse(CodeRequest, err)
 	}
+	if n.Sealing, err = decodeRenew(b); err != nil {
+		return nil, Refuse(CodeRequest, err)
+	}
 	return d.give(n, shown[0].PublicKey.(*ecdsa.PublicKey), func(next Name) error {
 		// The registry is asked even where there is nothing to renew: so a machine
-		// learns within hours that its key is revoked or not known any more.
-		early := now.Before(renewAt(shown[0]))
-		if early {
+		// learns within hours that its key is revoked or not known any more. One that
+		// begins later was made while our clock was ahead: it is of no use until then.
+		current := now.Before(renewAt(shown[0])) && !n.Early
+		if current {
 			next.Until = n.Until
 		}
 		if err := d.registry.Renew(ctx, next); err != nil {
 			return err
 		}
-		if early {
+		if current {
 			return Refuse(CodeCurrent, nil)
 		}
 		return nil

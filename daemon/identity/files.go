@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -20,6 +21,7 @@ const maxFile = 128 << 10
 // Types of PEM blocks.
 const (
 	pemKey         = "PRIVATE KEY"
+	pemVault       = "TSS2 PRIVATE KEY" // what a TPM stores with us: worth nothing without it
 	pemCertificate = "CERTIFICATE"
 )
 
@@ -58,10 +60,16 @@ func closedFolder(dir string) error {
 
 // WriteSecret puts a file in the place of another at once: a power cut leaves the
 // one or the other. It is of mode 0600 and belongs to whoever owns the folder, though
-// root may write it.
+// root may write it. One file is written by one at a time.
 func WriteSecret(path string, b []byte) (err error) {
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".new-*") // of mode 0600
+	// Always the same name, so that what a power cut left behind, which may hold a key,
+	// is gone with the next; and never through a link.
+	name := filepath.Join(dir, ".new-"+filepath.Base(path))
+	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -111,7 +119,8 @@ func makeFolder(dir string) error {
 	if err != nil {
 		return err
 	}
-	d, err := os.Open(dir)
+	// Not through a link: whoever owns the folder above may have put one here since.
+	d, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
@@ -124,7 +133,7 @@ func holdFolder(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX); err != nil { // held for one rename
+	if err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX); err != nil { // held for a rename, or while a TPM makes two keys
 		return nil, errors.Join(fmt.Errorf("hold %s: %w", dir, err), d.Close())
 	}
 	return d, nil
@@ -132,8 +141,9 @@ func holdFolder(dir string) (*os.File, error) {
 
 // bundle is what a file of ours holds: at most one key, and certificates.
 type bundle struct {
-	key   *ecdsa.PrivateKey // nil: none
-	certs []*x509.Certificate
+	key    *ecdsa.PrivateKey // nil: none, or in a vault
+	handle []byte            // what the vault finds the key by; nil: none, or here
+	certs  []*x509.Certificate
 }
 
 // decodeBundle reads PEM strictly: nothing but the blocks we write.
@@ -153,7 +163,9 @@ func decodeBundle(b []byte) (bundle, error) {
 			return bundle{}, errors.New("a PEM block is damaged")
 		}
 		switch {
-		case block.Type == pemKey && out.key == nil:
+		case block.Type == pemVault && out.key == nil && out.handle == nil && len(block.Bytes) > 0:
+			out.handle = block.Bytes
+		case block.Type == pemKey && out.key == nil && out.handle == nil:
 			k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 			if err != nil {
 				return bundle{}, errors.New("the key is damaged") // the library's words might quote it
@@ -187,6 +199,9 @@ func (u bundle) encode() ([]byte, error) {
 			return nil, fmt.Errorf("encode the key: %w", err)
 		}
 		b.Write(pem.EncodeToMemory(&pem.Block{Type: pemKey, Bytes: der}))
+	}
+	if u.handle != nil {
+		b.Write(pem.EncodeToMemory(&pem.Block{Type: pemVault, Bytes: u.handle}))
 	}
 	for _, c := range u.certs {
 		b.Write(pem.EncodeToMemory(&pem.Block{Type: pemCertificate, Bytes: c.Raw}))

@@ -287,6 +287,7 @@ func FuzzBundle(f *testing.F) {
 	f.Add(good)
 	f.Add(good[:len(good)-20])
 	f.Add([]byte("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"))
+	f.Add([]byte("-----BEGIN TSS2 PRIVATE KEY-----\nAAAA\n-----END TSS2 PRIVATE KEY-----\n"))
 	o := Options{Machine: "m-0001"}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		u, err := decodeBundle(b)
@@ -297,7 +298,7 @@ func FuzzBundle(f *testing.F) {
 		if err != nil || !bytes.Equal(bytes.TrimSpace(again), bytes.TrimSpace(b)) && len(u.certs) > 0 && len(b) == len(again) {
 			t.Errorf("a file that was read is written differently: %v", err)
 		}
-		if c, err := o.sound(b); err == nil && !c.key.PublicKey.Equal(c.chain[0].PublicKey) {
+		if c, err := o.sound(b); err == nil && !matches(c.chain[0].PublicKey, c.key) {
 			t.Error("key and certificate do not belong together")
 		}
 	})
@@ -311,11 +312,15 @@ func FuzzWire(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(protocol.Encode(enrolRequest{Machine: "m-0001", Token: make([]byte, TokenSize), CSR: csr}))
+	f.Add(protocol.Encode(renewRequest{Sealing: make([]byte, 32)}))
 	f.Add(protocol.Encode(answer{Chain: [][]byte{u.certs[0].Raw, u.certs[1].Raw, u.certs[2].Raw}}))
 	f.Add(protocol.Encode(Refusal{Code: CodeConsent, Machine: "m-0001"}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if q, _, public, err := decodeEnrol(b); err == nil && (q.Machine.Valid() != nil || public == nil) {
 			t.Errorf("took %+v", q)
+		}
+		if k, err := decodeRenew(b); err != nil && k.Known() {
+			t.Errorf("took %v and refused it", k)
 		}
 		if chain, err := decodeAnswer(b); err == nil && (len(chain) < 2 || len(chain) > maxChain) {
 			t.Errorf("took %d certificates", len(chain))
@@ -435,5 +440,40 @@ func TestDescribe(t *testing.T) {
 	o.Machine = "m-0002"
 	if r := Describe(o); r.Good || !strings.Contains(r.Words[0], "-new-key") {
 		t.Errorf("another machine's: %+v", r)
+	}
+}
+
+// What a power cut left behind is gone with the next write, and a link that somebody
+// put in its place leads nowhere.
+func TestWriteSecretLeftover(t *testing.T) {
+	dir := t.TempDir()
+	path, target := filepath.Join(dir, "x"), filepath.Join(t.TempDir(), "target")
+	for name, leave := range map[string]func(string) error{
+		"half a file": func(at string) error { return os.WriteFile(at, []byte("half a key"), 0o644) },
+		"a link":      func(at string) error { return os.Symlink(target, at) },
+	} {
+		if err := leave(filepath.Join(dir, ".new-x")); err != nil {
+			t.Fatal(err)
+		}
+		if err := WriteSecret(path, []byte("new")); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		b, err := readSecret(path)
+		if all, _ := os.ReadDir(dir); err != nil || string(b) != "new" || len(all) != 1 {
+			t.Errorf("%s: read %q, %v, and %d files are left", name, b, err, len(all))
+		}
+	}
+	if _, err := os.Stat(target); err == nil {
+		t.Error("it was written through the link")
+	}
+	if err := os.Symlink(t.TempDir(), filepath.Join(dir, "identity")); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(dir, "dangling")
+	if err := os.Symlink(filepath.Join(dir, "none"), link); err != nil {
+		t.Fatal(err)
+	}
+	if err := makeFolder(link); err == nil {
+		t.Error("a folder was made behind a link that leads nowhere")
 	}
 }

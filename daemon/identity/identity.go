@@ -9,9 +9,9 @@
 // and what is said over a connection is its caller's affair.
 //
 // Every key is ECDSA on P-256 and not Ed25519: a TPM 2.0 holds P-256 keys and no
-// Ed25519 ones, so that a machine with a TPM can keep its key there later without
-// any other part of the district changing. All code here asks for a crypto.Signer.
-// Only what signs desired states and commands is Ed25519; see Signer.
+// Ed25519 ones, and a machine that has a TPM keeps its key there; see Vault. Only
+// what signs desired states and commands is Ed25519; see Signer. A machine has a
+// second key besides, X25519, to which secrets are sealed for it alone; see Seal.
 //
 // Time. A district has a clock and judges certificates by it. A machine may have
 // none: see Machine for how it judges then.
@@ -55,6 +55,10 @@ type Name struct {
 	Key     KeyID
 	Until   time.Time // the certificate's end
 	RanOut  bool      // it lies in the past: a name still, but no right
+	Early   bool      // it begins later, by the district's clock: likewise
+
+	// Sealing is the machine's other key, where it told it: no part of the certificate.
+	Sealing SealingKey
 }
 
 // Key usages, as certificates carry them: neither side's passes for the other's.

@@ -3,7 +3,7 @@ package identity
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
+	"crypto"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -50,7 +50,7 @@ const (
 // ErrNotEnrolled says that the machine has no certificate yet.
 var ErrNotEnrolled = errors.New("this machine is not enrolled: make a line on the district's computer with 'districtd enrol MACHINE' and use it here with 'yaoju enrol LINE'")
 
-// Options is what a machine needs. Every field but Build is required.
+// Options is what a machine needs. Dir, Machine, Desk, Synced, Dial and Log are required.
 type Options struct {
 	Dir     string             // folder of its own, made if it is not there
 	Machine protocol.MachineID // who it is
@@ -59,6 +59,9 @@ type Options struct {
 	Synced  func() bool        // whether the wall clock can be believed
 	Dial    func(ctx context.Context, address string) (net.Conn, error)
 	Log     *slog.Logger
+
+	Vault      Vault // the computer's TPM; nil: there is none
+	KeyInVault bool  // an enrolment makes new keys in Vault, and not in a file of mode 0600
 }
 
 // Machine is a machine's identity. It holds nothing in memory but how its last
@@ -66,12 +69,12 @@ type Options struct {
 // renewal brings is in use at the next.
 //
 // A Pi has no clock. So a machine judges the district's certificates at the latest
-// moment it is sure of: its wall clock once that is synchronised, else the later of
-// the program's build and the beginning of its own certificate. A certificate that
-// begins later than that is good: it shows that the machine's clock is behind. What
-// is given up is only that a district's certificate which ran out may be shown to a
-// machine that has no time; its key never left the district's memory, and neither
-// desired states nor commands are believed for a connection's sake.
+// moment it is sure of: the program's build, or if that is later its wall clock once
+// that is synchronised, and until then the beginning of its own certificate. A
+// certificate that begins later than that is good: it shows that the machine's clock
+// is behind. What is given up is only that a district's certificate which ran out may
+// be shown to a machine that has no time; its key never left the district's memory,
+// and neither desired states nor commands are believed for a connection's sake.
 type Machine struct {
 	o Options
 
@@ -97,7 +100,8 @@ func New(o Options) (*Machine, error) {
 // credentials are a machine's file, read and found sound.
 type credentials struct {
 	raw   []byte
-	key   *ecdsa.PrivateKey
+	own   bundle // as the file has it; its certificates are not looked at
+	key   crypto.Signer
 	chain []*x509.Certificate // the machine's own first
 	root  *x509.Certificate
 }
@@ -131,10 +135,14 @@ func (o Options) sound(raw []byte) (credentials, error) {
 	if err != nil {
 		return credentials{}, err
 	}
-	if u.key == nil || len(u.certs) < 2 {
-		return credentials{}, errors.New("the key or a certificate is missing")
+	if len(u.certs) < 2 {
+		return credentials{}, errors.New("a certificate is missing")
 	}
-	c := credentials{raw: raw, key: u.key, chain: u.certs, root: u.certs[len(u.certs)-1]}
+	k, err := o.signer(u)
+	if err != nil {
+		return credentials{}, err
+	}
+	c := credentials{raw: raw, own: u, key: k, chain: u.certs, root: u.certs[len(u.certs)-1]}
 	return c, o.fits(c)
 }
 
@@ -149,7 +157,7 @@ func (o Options) fits(c credentials) error {
 	if m != o.Machine {
 		return fmt.Errorf("certificate: it is %s's, this machine is %s", m, o.Machine)
 	}
-	if !c.key.PublicKey.Equal(leaf.PublicKey) {
+	if !matches(leaf.PublicKey, c.key) {
 		return errors.New("certificate: it is for another key")
 	}
 	if err := verify(c.chain, c.root, forMachine, "", within(leaf.NotBefore, c.chain)); err != nil {
@@ -158,14 +166,19 @@ func (o Options) fits(c credentials) error {
 	return nil
 }
 
-// now is the latest moment the machine is sure of.
+// now is the latest moment the machine is sure of. Once it has a clock its own
+// certificate says nothing more: the district's may have been wrong that day.
 func (o Options) now(own *x509.Certificate) time.Time {
 	t := o.Build
-	if own != nil && own.NotBefore.After(t) {
-		t = own.NotBefore
+	also := time.Time{}
+	switch {
+	case o.Synced():
+		also = time.Now()
+	case own != nil:
+		also = own.NotBefore
 	}
-	if wall := time.Now(); o.Synced() && wall.After(t) {
-		t = wall
+	if also.After(t) {
+		return also
 	}
 	return t
 }
@@ -247,11 +260,16 @@ func (m *Machine) renew(ctx context.Context) (until time.Time, err error) {
 	if err != nil {
 		return until, err
 	}
-	chain, err := m.o.caller(c, m.o.Desk).ask(ctx, renewPath, nil)
+	sealing, err := m.o.sealing(c.own.handle != nil)
+	if err != nil {
+		// What is sealed can be sealed again; the machine's name is worth more.
+		m.o.Log.Error("the machine's sealing key cannot be used", "err", err)
+	}
+	chain, err := m.o.caller(c, m.o.Desk).ask(ctx, renewPath, protocol.Encode(renewRequest{Sealing: sealing.bytes()}))
 	if err != nil {
 		return until, err
 	}
-	next := credentials{key: c.key, chain: chain, root: c.root}
+	next := credentials{own: c.own, key: c.key, chain: chain, root: c.root}
 	if err := m.o.fits(next); err != nil {
 		return until, fmt.Errorf("the district's answer: %w", err)
 	}
@@ -270,7 +288,7 @@ func (m *Machine) renew(ctx context.Context) (until time.Time, err error) {
 // the district sent at the end of the chain.
 func (o Options) keep(c credentials) error {
 	certs := append([]*x509.Certificate{}, c.chain[:len(c.chain)-1]...)
-	return writeBundle(filepath.Join(o.Dir, machineFile), bundle{key: c.key, certs: append(certs, c.root)})
+	return writeBundle(filepath.Join(o.Dir, machineFile), bundle{key: c.own.key, handle: c.own.handle, certs: append(certs, c.root)})
 }
 
 // Enrol gets a machine its first certificate, or its next by a new line. It may be
@@ -293,7 +311,15 @@ func enrol(ctx context.Context, o Options, l Line, files ...string) (Name, error
 	if err := makeFolder(o.Dir); err != nil {
 		return Name{}, fmt.Errorf("enrol: %w", err)
 	}
-	key, err := o.enrolmentKey(files)
+	own, err := o.enrolmentKey(files)
+	if err != nil {
+		return Name{}, fmt.Errorf("enrol: %w", err)
+	}
+	key, err := o.signer(own)
+	if err != nil {
+		return Name{}, fmt.Errorf("enrol: %w", err)
+	}
+	sealing, err := o.sealing(own.handle != nil)
 	if err != nil {
 		return Name{}, fmt.Errorf("enrol: %w", err)
 	}
@@ -302,14 +328,14 @@ func enrol(ctx context.Context, o Options, l Line, files ...string) (Name, error
 		return Name{}, fmt.Errorf("enrol: %w", err)
 	}
 	// The root is what the fingerprint in the line says, and nothing else.
-	c := credentials{key: key}
+	c := credentials{own: own, key: key}
 	find := pinned(l.Root)
 	k := caller{dial: o.Dial, address: l.Address, at: o.now(nil), root: func(shown []*x509.Certificate) (*x509.Certificate, error) {
 		var err error
 		c.root, err = find(shown)
 		return c.root, err
 	}}
-	if c.chain, err = k.ask(ctx, enrolPath, protocol.Encode(enrolRequest{Machine: o.Machine, Token: l.Token[:], CSR: csr})); err != nil {
+	if c.chain, err = k.ask(ctx, enrolPath, protocol.Encode(enrolRequest{Machine: o.Machine, Token: l.Token[:], CSR: csr, Sealing: sealing.bytes()})); err != nil {
 		return Name{}, fmt.Errorf("enrol: %w", err)
 	}
 	if err := o.fits(c); err != nil {
@@ -319,7 +345,7 @@ func enrol(ctx context.Context, o Options, l Line, files ...string) (Name, error
 		return Name{}, fmt.Errorf("enrol: keep the certificate: %w", err)
 	}
 	id, err := keyID(key.Public())
-	return Name{Machine: o.Machine, Key: id, Until: c.chain[0].NotAfter}, err
+	return Name{Machine: o.Machine, Key: id, Until: c.chain[0].NotAfter, Sealing: sealing}, err
 }
 
 // take puts the certificate in force, whatever a running kioskd does meanwhile, and
@@ -349,24 +375,33 @@ func (o Options) take(c credentials, files []string) error {
 }
 
 // enrolmentKey is the key to ask for. One that was made for an answer that never
-// came is used again, because the district may have given its certificate to that one.
-func (o Options) enrolmentKey(files []string) (*ecdsa.PrivateKey, error) {
+// came is used again, because the district may have given its certificate to that
+// one. A new one comes with a new sealing key: who knows the one may know the other.
+func (o Options) enrolmentKey(files []string) (bundle, error) {
+	held, err := holdFolder(o.Dir) // somebody else may be enrolling it as well
+	if err != nil {
+		return bundle{}, err
+	}
+	defer held.Close()
 	for _, name := range files {
 		u, err := readBundle(filepath.Join(o.Dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if err == nil && u.key == nil {
+		if err == nil && u.key == nil && u.handle == nil {
 			err = fmt.Errorf("%s: it holds no key", filepath.Join(o.Dir, name))
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%w (move it away and use -new-key to begin anew)", err)
+			return bundle{}, fmt.Errorf("%w (move it away and use -new-key to begin anew)", err)
 		}
-		return u.key, nil
+		return u, nil
 	}
-	k, err := newKey()
+	u, err := o.machineKey()
 	if err != nil {
-		return nil, err
+		return bundle{}, err
 	}
-	return k, writeBundle(filepath.Join(o.Dir, files[len(files)-1]), bundle{key: k})
+	if err := o.makeSealing(u.handle != nil); err != nil {
+		return bundle{}, err
+	}
+	return u, writeBundle(filepath.Join(o.Dir, files[len(files)-1]), u)
 }

@@ -32,7 +32,7 @@ func (r *Refusal) Error() string {
 	}
 	switch r.Code {
 	case CodeToken:
-		return "the district does not take this enrolment line: make a new one there with 'districtd enrol MACHINE'; it is good for 24 hours and one machine"
+		return fmt.Sprintf("the district does not take this enrolment line: it was used for another key, or is older than 24 hours, or a newer one was made: make one there with 'districtd enrol %s'", m)
 	case CodeRevoked:
 		return fmt.Sprintf("the district has revoked this machine's key: if that was not meant, make a line there with 'districtd enrol %s' and use it here with 'yaoju enrol -new-key'", m)
 	case CodeConsent:

@@ -49,15 +49,7 @@ func (s *Server) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &x509.Certificate{Subject: pkix.Name{CommonName: "yaoju district"}, ExtKeyUsage: []x509.ExtKeyUsage{forDistrict}}
-	for _, n := range s.names {
-		if ip := net.ParseIP(n); ip != nil {
-			t.IPAddresses = append(t.IPAddresses, ip)
-			continue
-		}
-		t.DNSNames = append(t.DNSNames, n)
-	}
-	leaf, err := s.ca.sign(t, k.Public(), now, s.ca.until(now, serverLife))
+	leaf, err := s.ca.sign(computer(s.names), k.Public(), now, s.ca.until(now, serverLife))
 	if err != nil {
 		return nil, err
 	}
@@ -69,11 +61,32 @@ func (s *Server) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return own, nil
 }
 
+// computer is the template of the certificate of a district's computer.
+func computer(names []string) *x509.Certificate {
+	t := &x509.Certificate{Subject: pkix.Name{CommonName: "yaoju district"}, ExtKeyUsage: []x509.ExtKeyUsage{forDistrict}}
+	for _, n := range names {
+		if ip := net.ParseIP(n); ip != nil {
+			t.IPAddresses = append(t.IPAddresses, ip)
+			continue
+		}
+		t.DNSNames = append(t.DNSNames, n)
+	}
+	return t
+}
+
 // base is TLS as we speak it. A session is never resumed: each connection is judged
 // anew, or a revoked machine would come back on an old ticket.
 func (s *Server) base() *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: s.certificate, SessionTicketsDisabled: true}
 }
+
+// Handshakes under way on a listener of machines: strangers can fill these places and
+// no others. All machines of a district may stand behind one address, and come at once
+// after a power cut: whoever is hung up on comes again within a minute.
+const (
+	maxShaking        = 512
+	maxShakingFromOne = 128
+)
 
 // Machines wraps a listener in TLS on which the other side must be a machine with a
 // certificate that holds now; Identify then says which.
@@ -84,13 +97,17 @@ func (s *Server) Machines(l net.Listener) net.Listener {
 		_, err := s.current(cs)
 		return err
 	}
-	return tls.NewListener(l, c)
+	return tls.NewListener(newTurnstile(l, maxShaking, maxShakingFromOne), c)
 }
 
 func (s *Server) current(cs tls.ConnectionState) (Name, error) {
 	n, err := s.ca.who(cs.PeerCertificates, time.Now())
-	if err == nil && n.RanOut {
+	switch {
+	case err != nil:
+	case n.RanOut:
 		err = fmt.Errorf("certificate of %s: it ran out on %s", n.Machine, n.Until.Format(time.DateOnly))
+	case n.Early:
+		err = fmt.Errorf("certificate of %s: it begins later than now: this computer's clock is behind, or was ahead when it was made", n.Machine)
 	}
 	return n, err
 }
@@ -112,6 +129,9 @@ func (s *Server) Identify(ctx context.Context, c net.Conn) (Name, error) {
 	}
 	if err := t.HandshakeContext(ctx); err != nil {
 		return Name{}, fmt.Errorf("TLS: %w", err)
+	}
+	if g, ok := t.NetConn().(*guest); ok {
+		g.leave() // the turnstile counts those who have not shown who they are
 	}
 	return s.current(t.ConnectionState())
 }

@@ -119,6 +119,7 @@ type book struct {
 	consent bool
 	failing bool
 	asked   int // renewals
+	sealing SealingKey
 }
 
 func (b *book) Redeem(_ context.Context, t Token, n Name) error {
@@ -139,7 +140,7 @@ func (b *book) Redeem(_ context.Context, t Token, n Name) error {
 	if own, known := b.keys[n.Key]; known && !own {
 		return Refuse(CodeRevoked, nil)
 	}
-	b.used[t], b.keys[n.Key] = n.Key, true
+	b.used[t], b.keys[n.Key], b.sealing = n.Key, true, n.Sealing
 	return nil
 }
 
@@ -147,6 +148,7 @@ func (b *book) Renew(_ context.Context, n Name) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.asked++
+	b.sealing = n.Sealing
 	own, known := b.keys[n.Key]
 	switch {
 	case b.failing:
@@ -306,6 +308,50 @@ func TestEnrol(t *testing.T) {
 	})
 }
 
+// A machine tells its sealing key at its enrolment and at each question; one that was
+// enrolled before there were any makes one and tells it within minutes.
+func TestSealingKeyIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		n := w.enrol(w.line(1))
+		told := func() (k SealingKey) {
+			w.book.set(func() { k = w.book.sealing })
+			return k
+		}
+		if !n.Sealing.Known() || told() != n.Sealing {
+			t.Errorf("at the enrolment: %v, the machine has %v", told(), n.Sealing)
+		}
+		if err := os.Remove(filepath.Join(w.o.Dir, sealingFile)); err != nil {
+			t.Fatal(err)
+		}
+		w.live(5 * time.Minute)
+		k, err := w.o.sealing(false)
+		if err != nil || k == n.Sealing || told() != k {
+			t.Errorf("an older machine: %v, told %v, %v", k, told(), err)
+		}
+		if again, err := Enrol(t.Context(), w.o, w.line(2)); err != nil || again.Sealing != k {
+			t.Errorf("enrolled again with its key: %v", err)
+		}
+		if anew, err := EnrolAnew(t.Context(), w.o, w.line(3)); err != nil || anew.Sealing == k || told() != anew.Sealing {
+			t.Errorf("a new key, and the sealing key is the old one: %v", err)
+		}
+		if err := os.WriteFile(filepath.Join(w.o.Dir, sealingFile), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		was := told()
+		w.live(5 * time.Minute)
+		if k, err := w.o.sealing(false); err != nil || k == was || told() != k {
+			t.Errorf("a damaged one is not replaced: %v, told %v, %v", k, told(), err)
+		}
+		if err := os.Chmod(filepath.Join(w.o.Dir, sealingFile), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		w.live(5 * time.Minute)
+		if told().Known() {
+			t.Error("told a key that others may have read")
+		}
+	})
+}
+
 func TestEnrolAnew(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		old := w.enrol(w.line(1))
@@ -421,7 +467,7 @@ func TestConsent(t *testing.T) {
 		if !w.until().After(time.Now()) {
 			t.Fatal("not renewed 20 minutes after the consent")
 		}
-		if c, err := w.o.load(); err != nil || mustID(t, c.key) != old.Key {
+		if c, err := w.o.load(); err != nil || mustID(t, c.own.key) != old.Key {
 			t.Errorf("it has another key now: %v", err)
 		}
 		if r := Describe(w.o); !r.Good {
@@ -549,6 +595,9 @@ func TestWho(t *testing.T) {
 	if n, err := ca.who(ca.chain(leaf), now); err != nil || n.Machine != "m-0001" || n.RanOut {
 		t.Errorf("its own: %+v, %v", n, err)
 	}
+	if n, err := ca.who([]*certificate{leaf}, now); err != nil || n.Machine != "m-0001" {
+		t.Errorf("without what leads to the root: %+v, %v", n, err)
+	}
 	if n, err := ca.who(ca.chain(leaf), until.Add(time.Hour)); err != nil || !n.RanOut {
 		t.Errorf("one that ran out: %+v, %v", n, err)
 	}
@@ -565,8 +614,8 @@ func TestWho(t *testing.T) {
 			t.Errorf("%s: taken for %+v", name, n)
 		}
 	}
-	if _, err := ca.who(ca.chain(leaf), now.Add(-24*time.Hour)); !errors.Is(err, errNotYet) {
-		t.Errorf("one that begins later: %v", err)
+	if n, err := ca.who(ca.chain(leaf), now.Add(-24*time.Hour)); err != nil || !n.Early {
+		t.Errorf("one that begins later: %+v, %v", n, err)
 	}
 	if err := verify(ca.chain(leaf), ca.root, forDistrict, "district.example", now); err == nil {
 		t.Error("a machine's certificate passes for the district's")
