@@ -70,6 +70,14 @@ type benchPage struct {
 
 type benchVisitor struct{ Key, Name string }
 
+// Letters name the cartons on the bench.
+func (benchPage) Letters() (all []string) {
+	for _, p := range products {
+		all = append(all, p.Letter)
+	}
+	return all
+}
+
 // T picks the language.
 func (p benchPage) T(zh, en string) string {
 	if p.Lang == "en" {
@@ -158,14 +166,25 @@ func (w *workbench) perform(ctx context.Context, what, arg string) error {
 			w.rig.board.Spoil(slot)
 		}
 	case "cut":
-		w.rig.board.PowerOff()
-		time.AfterFunc(3*time.Second, w.rig.board.PowerOn)
+		w.rig.board.Cut(3 * time.Second)
 	case "reader":
 		w.mu.Lock()
 		in := w.unplugged
 		w.unplugged = !in
 		w.mu.Unlock()
 		return w.rig.cable(ctx, readerLine, in)
+	case "badge":
+		w.rig.hold(restockerCard)
+	case "carton":
+		i := slices.IndexFunc(products, func(p protocol.Product) bool { return p.Letter == arg })
+		if i < 0 {
+			return fmt.Errorf("no carton %q stands on this bench", arg)
+		}
+		return w.rig.scan(ctx, carton(products[i], time.Now()))
+	case "fill": // what the restocker's hands do
+		for _, b := range w.bays {
+			w.rig.board.Load(b.slot, b.capacity-w.rig.board.Pieces(b.slot))
+		}
 	default:
 		return fmt.Errorf("this bench cannot do %q", what)
 	}

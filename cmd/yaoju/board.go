@@ -10,12 +10,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"syscall"
-	"time"
 
-	"yaoju/daemon/config"
+	"yaoju/daemon/cabinet"
 	"yaoju/daemon/ledger"
-	"yaoju/daemon/machine"
 	"yaoju/protocol"
 	"yaoju/protocol/board"
 )
@@ -83,87 +80,11 @@ func parse(f *flag.FlagSet, args []string) error {
 	return nil
 }
 
-// kioskFile is kioskd.toml with every key it may have, because unknown ones are
-// refused. What is needed here is checked here; the rest is kioskd's to judge.
-type kioskFile struct {
-	Machine  protocol.MachineID `toml:"machine"`
-	Data     string             `toml:"data"`
-	Zone     string             `toml:"zone"`
-	Consent  string             `toml:"consent"`
-	Clock    string             `toml:"clock"`
-	Log      string             `toml:"log"`
-	Screen   kioskScreen        `toml:"screen"`
-	Board    kioskBoard         `toml:"board"`
-	Reader   kioskLine          `toml:"reader"`
-	District kioskDistrict      `toml:"district"`
-
-	zone   *time.Location
-	motors board.Configure // what hangs on the board
-}
-
-type kioskScreen struct {
-	Listen string `toml:"listen"`
-	Frame  string `toml:"frame"`
-}
-
-type kioskBoard struct {
-	Path    string   `toml:"path"`
-	Baud    int      `toml:"baud"`
-	Slots   []string `toml:"slots"`
-	Pairs   []int    `toml:"pairs"`
-	LeaveMS int      `toml:"leave_ms"`
-	TurnMS  int      `toml:"turn_ms"`
-	SlowMS  int      `toml:"slow_ms"`
-	JamMA   int      `toml:"jam_ma"`
-	JamMS   int      `toml:"jam_ms"`
-	OpenMA  int      `toml:"open_ma"`
-}
-
-// usualKioskBoard has what kioskd takes where the file says nothing.
-func usualKioskBoard() kioskBoard {
-	f := machine.UsualFitting()
-	return kioskBoard{Baud: board.Baud, LeaveMS: f.LeaveMS, TurnMS: f.TurnMS, SlowMS: f.SlowMS, JamMA: f.JamMA, JamMS: f.JamMS, OpenMA: f.OpenMA}
-}
-
-func (b kioskBoard) fitting() machine.Fitting {
-	return machine.Fitting{Slots: b.Slots, Pairs: b.Pairs, LeaveMS: b.LeaveMS, TurnMS: b.TurnMS, SlowMS: b.SlowMS, JamMA: b.JamMA, JamMS: b.JamMS, OpenMA: b.OpenMA}
-}
-
-type kioskLine struct {
-	Path string `toml:"path"`
-	Baud int    `toml:"baud"`
-}
-
-type kioskDistrict struct {
-	Broker string   `toml:"broker"`
-	TLS    string   `toml:"tls"`
-	Enrol  string   `toml:"enrol"`
-	Keys   []string `toml:"keys"`
-}
-
-func readKioskFile(path string) (kioskFile, error) {
-	k := kioskFile{Zone: "Asia/Shanghai", Board: usualKioskBoard()}
-	f, err := os.Open(path)
-	if err != nil {
-		return k, fmt.Errorf("the machine's configuration: %w", err)
-	}
-	defer f.Close()
-	d := config.Decode(path, f, &k)
-	d.Check("machine", k.Machine.Valid())
-	d.Need(k.Data != "", "data", "missing: the folder of the ledger")
-	d.Need(k.Board.Path != "", "board.path", "missing: the motor board's serial line")
-	d.Need(k.Board.Baud >= 9600 && k.Board.Baud <= 1000000, "board.baud", "want 9600 to 1000000 bits per second")
-	k.motors = k.Board.fitting().Configure(func(key string, err error) { d.Check("board."+key, err) })
-	k.zone, err = time.LoadLocation(k.Zone)
-	d.Check("zone", err)
-	return k, d.Err()
-}
-
 // place is where a board is: in a machine, or on a bench.
 type place struct {
 	port  string
 	baud  int
-	kiosk *kioskFile // nil on a bench
+	kiosk *cabinet.Config // nil on a bench
 }
 
 // findPlace reads the configuration, if there is one; port overrides what it says
@@ -173,9 +94,12 @@ func findPlace(configPath, port string) (place, error) {
 	if configPath == "" {
 		return p, nil
 	}
-	k, err := readKioskFile(configPath)
+	k, err := cabinet.Read(configPath)
 	if err != nil {
 		return p, err
+	}
+	if k.Board.Kind != cabinet.KindOwn {
+		return p, fmt.Errorf("the machine of %s has no motor board of ours: board.kind is %q", configPath, k.Board.Kind)
 	}
 	p.kiosk, p.baud = &k, k.Board.Baud
 	if port == "" {
@@ -191,27 +115,7 @@ func (p place) hold() (*os.File, error) {
 	if p.kiosk == nil {
 		return nil, nil
 	}
-	folder, err := os.Stat(p.kiosk.Data)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("the machine's data folder: %w", err)
-	}
-	f, err := os.OpenFile(filepath.Join(p.kiosk.Data, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("the machine's data folder: %w", err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("kioskd runs and has the motor board (%w); stop kioskd first: systemctl stop kioskd", err), f.Close())
-	}
-	// Made by root it would shut kioskd out. It is the folder's owner's.
-	if owner, ok := folder.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
-		if err := f.Chown(int(owner.Uid), int(owner.Gid)); err != nil {
-			return nil, errors.Join(fmt.Errorf("the machine's lock: %w", err), f.Close())
-		}
-	}
-	return f, nil
+	return holdData(p.kiosk.Data)
 }
 
 // openVend is a vend of the machine's ledger whose end is not settled.
@@ -243,7 +147,7 @@ func (p place) openVends(ctx context.Context) (open []openVend, err error) {
 			return nil, fmt.Errorf("copy the ledger: %w", err)
 		}
 	}
-	l, err := ledger.Open(ctx, ledger.Options{Path: copied, Machine: p.kiosk.Machine, Software: "yaoju " + version, Zone: p.kiosk.zone,
+	l, err := ledger.Open(ctx, ledger.Options{Path: copied, Machine: p.kiosk.Machine, Software: "yaoju " + version, Zone: p.kiosk.Location(),
 		Log: slog.New(slog.DiscardHandler), Synced: func() bool { return true }}) // nobody reads what the copy records
 	if err != nil {
 		return nil, fmt.Errorf("copy of %s: %w", path, err)

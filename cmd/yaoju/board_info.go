@@ -162,7 +162,7 @@ func configIs(p place, h board.HelloIs) string {
 	switch {
 	case h.ConfigHash == 0:
 		return configNone
-	case p.kiosk != nil && h.ConfigHash == p.kiosk.motors.Hash():
+	case p.kiosk != nil && h.ConfigHash == p.kiosk.Configure().Hash():
 		return configMachine
 	case p.kiosk != nil:
 		return configForeign

@@ -3,17 +3,15 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"log/slog"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"strconv"
 	"strings"
@@ -105,7 +103,8 @@ func openShop(t *testing.T, opt bootsim.Options) *shop {
 	}
 	s.chip = bootsim.New(opt)
 	err := writeConfig(kioskConfig, s.config, map[string]any{"Machine": "m-0001", "Data": filepath.Join(dir, "kiosk"), "Screen": "127.0.0.1:8080", "Frame": "",
-		"Board": s.socket.Path(), "Reader": filepath.Join(dir, "reader"), "Broker": "tcp://127.0.0.1:1883", "Key": "none"})
+		"Board": s.socket.Path(), "Reader": filepath.Join(dir, "reader"), "Broker": "tcp://127.0.0.1:1883", "TLS": "off",
+		"Status": filepath.Join(dir, statusFile), "Key": base64.StdEncoding.EncodeToString(make([]byte, ed25519.PublicKeySize))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -717,62 +716,6 @@ func TestBoardReport(t *testing.T) {
 		}
 		want(t, "report", 0, out.String(), 0, c.words...)
 	}
-}
-
-// kioskFile has the keys that kioskd has, or `yaoju board` would refuse a good file.
-func TestKioskFileKeys(t *testing.T) {
-	t.Parallel()
-	parsed, err := parser.ParseFile(token.NewFileSet(), "../kioskd/config.go", nil, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	theirs := map[string]map[string]string{} // key to type, of each struct
-	ast.Inspect(parsed, func(n ast.Node) bool {
-		spec, ok := n.(*ast.TypeSpec)
-		if !ok {
-			return true
-		}
-		st, ok := spec.Type.(*ast.StructType)
-		if !ok {
-			return true
-		}
-		keys := map[string]string{}
-		for _, f := range st.Fields.List {
-			if f.Tag == nil {
-				continue
-			}
-			kind := ""
-			if id, ok := f.Type.(*ast.Ident); ok {
-				kind = id.Name
-			}
-			keys[reflect.StructTag(strings.Trim(f.Tag.Value, "`")).Get("toml")] = kind
-		}
-		theirs[spec.Name.Name] = keys
-		return true
-	})
-	var compare func(at, name string, ours reflect.Type)
-	compare = func(at, name string, ours reflect.Type) {
-		have := map[string]reflect.Type{}
-		for i := range ours.NumField() {
-			if key := ours.Field(i).Tag.Get("toml"); key != "" {
-				have[key] = ours.Field(i).Type
-			}
-		}
-		for key, kind := range theirs[name] {
-			ourType, ok := have[key]
-			if !ok {
-				t.Errorf("kioskd.toml may have %s%s, and kioskFile does not know it", at, key)
-				continue
-			}
-			if theirs[kind] != nil {
-				compare(at+key+".", kind, ourType)
-			}
-		}
-		if len(have) != len(theirs[name]) {
-			t.Errorf("%s%s: %d keys here, %d in kioskd", at, name, len(have), len(theirs[name]))
-		}
-	}
-	compare("", "Config", reflect.TypeFor[kioskFile]())
 }
 
 // The identity is where the firmware puts it.

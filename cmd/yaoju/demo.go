@@ -18,7 +18,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"yaoju/daemon/cabinet"
 	reader "yaoju/daemon/card/sim"
+	"yaoju/daemon/staff"
 	"yaoju/protocol"
 )
 
@@ -29,6 +31,7 @@ type demoOptions struct {
 	bench, console string  // addresses
 	keep           string  // folder to keep; empty: a temporary one
 	firmware       bool    // the complete machine's board runs the real firmware
+	board          string  // kind of the complete machine's board, as in kioskd.toml: own or vending
 }
 
 // readyLimit is how long a program may take to answer for the first time, on a
@@ -58,6 +61,7 @@ id = {{q .ID}}
 letter = {{q .Letter}}
 class = {{q .Class}}
 units = {{.Units}}
+codes = [{{range .Codes}}{{q .}}, {{end}}]
 name = {zh = {{q .Name.ZH}}, en = {{q .Name.EN}}}
 note = {zh = {{q .Note.ZH}}, en = {{q .Note.EN}}}
 {{end}}{{range .Desired.Nearby}}[[nearby]]
@@ -84,14 +88,24 @@ machine = {{q .Machine}}
 data = {{q .Data}}
 clock = "trusted"
 log = "info"
+status = {{q .Status}}
 [screen]
 listen = {{q .Screen}}
 {{if .Frame}}frame = {{q .Frame}}
 {{end}}[board]
 path = {{q .Board}}
-[reader]
+{{if .Bought}}kind = "vending"
+drop_sensor = true
+{{end}}[reader]
 path = {{q .Reader}}
-[district]
+{{with .Badge}}[[badge]]
+name = "staff"
+pn532 = {{q .}}
+{{end}}{{with .Scanner}}[[scanner]]
+name = "hand"
+path = {{q .}}
+baud = 115200
+{{end}}[district]
 broker = {{q .Broker}}
 keys = [{{q .Key}}]
 {{with .TLS}}tls = {{q .}}
@@ -153,6 +167,8 @@ type plan struct {
 	turn, readTakes time.Duration // of a spiral, of a card
 	certificates    bool          // machines have certificates, which a test has to get them first
 	firmware        bool          // the complete machine's board runs the real firmware, whose spirals take 2.5 s a turn
+	bought          bool          // the complete machine has an off-the-shelf vending board
+	staff           bool          // the complete machine has a reader for staff cards and a scanner
 	log             *slog.Logger
 }
 
@@ -201,13 +217,41 @@ func build(ctx context.Context, p plan) (*town, error) {
 	if err := stockLedger(ctx, t.ledger, want, p.bays, zone, p.log); err != nil {
 		return nil, err
 	}
-	if err := writeConfig(kioskConfig, t.kioskConfig, map[string]any{"Machine": want.Machine, "Data": filepath.Dir(t.ledger),
-		"Screen": t.screen, "Frame": p.frame, "Board": filepath.Join(dir, boardLine), "Reader": filepath.Join(dir, readerLine),
+	var badge, scanner string
+	if p.staff {
+		badge, scanner = filepath.Join(dir, badgeLine), filepath.Join(dir, codeLine)
+	}
+	if err := writeConfig(kioskConfig, t.kioskConfig, map[string]any{"Badge": badge, "Scanner": scanner, "Machine": want.Machine, "Data": filepath.Dir(t.ledger), "Status": filepath.Join(dir, statusFile),
+		"Screen": t.screen, "Frame": p.frame, "Board": filepath.Join(dir, boardLine), "Bought": p.bought, "Reader": filepath.Join(dir, readerLine),
 		"Broker": scheme + t.mqtt, "TLS": tls, "Desk": t.desk, "Key": t.key}); err != nil {
 		return nil, err
 	}
+	if p.staff {
+		if err := t.employ(ctx); err != nil {
+			return nil, err
+		}
+	}
 	t.rig, err = newRig(p)
 	return t, err
+}
+
+// employ gives the restocker an account at the complete machine.
+func (t *town) employ(ctx context.Context) error {
+	pin, err := staff.NewPIN(restockerPIN)
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(t.dir, "accounts.json")
+	b := protocol.Encode(protocol.Secrets{Accounts: []protocol.Account{{Staff: restocker, Role: protocol.RoleTechnician, PIN: pin,
+		Badges: []protocol.Badge{{Kind: "nfc", UID: fmt.Sprintf("%X", restockerCard)}}}}})
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		return err
+	}
+	out, err := exec.CommandContext(ctx, filepath.Join(t.bin, "kioskd"), "-config", t.kioskConfig, "-accounts", file).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("give the restocker an account: %w: %s", err, out)
+	}
+	return os.Remove(file)
 }
 
 // startDistrict and startKiosk run the real programs and wait until they answer.
@@ -275,7 +319,7 @@ func demo(ctx context.Context, bin string, o demoOptions, out io.Writer, log *sl
 
 	fmt.Fprintln(out, "yaoju demo is starting ...")
 	t, err := build(ctx, plan{dir: dir, bin: bin, console: o.console, frame: "http://" + bench, machines: o.machines,
-		bays: tray(time.Now()), turn: 2500 * time.Millisecond, readTakes: reader.ReadTakes, firmware: o.firmware, log: log})
+		bays: tray(time.Now()), turn: 2500 * time.Millisecond, readTakes: reader.ReadTakes, firmware: o.firmware, bought: o.board == cabinet.KindVending, staff: true, log: log})
 	if err != nil {
 		return err
 	}
@@ -315,6 +359,9 @@ func demo(ctx context.Context, bin string, o demoOptions, out io.Writer, log *sl
 	}
 	if err := t.populate(ctx, g, o); err != nil {
 		return err
+	}
+	if o.board == cabinet.KindVending {
+		fmt.Fprintln(out, "\n  The machine has an off-the-shelf vending board, in software.")
 	}
 	if o.firmware {
 		fmt.Fprintln(out, "\n  The motor board runs its real firmware, firmware/out/motor.elf, in boardsim.")

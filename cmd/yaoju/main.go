@@ -14,6 +14,9 @@ import (
 	"path/filepath"
 	"syscall"
 	_ "time/tzdata" // the demo's days are Shanghai's wherever it runs
+
+	"yaoju/daemon/cabinet"
+	"yaoju/daemon/scan"
 )
 
 // version is set by the release build with -ldflags "-X main.version=...".
@@ -23,6 +26,8 @@ const usage = `usage: yaoju COMMAND [FLAGS]
 
   demo      run a district and simulated machines on loopback
   board     ask the motor board who it is, or write its firmware
+  doctor    say what works, what is missing and what to do
+  data      carry a machine's memory to another card, wipe marks, retire
   enrol     get this machine its certificate from the district
   update    look at, check, make or undo a version of the machine's software
   version   print the version
@@ -34,6 +39,10 @@ func main() {
 	if len(os.Args) < 2 {
 		fmt.Fprint(os.Stderr, usage)
 		os.Exit(2)
+	}
+	var lines scan.GPIO
+	if os.Args[1] == "doctor" {
+		lines = scan.FindGPIO() // before any file is opened: see there
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -51,6 +60,14 @@ func main() {
 		}
 	case "board":
 		code := boardCommand(ctx, args, terminal{in: os.Stdin, out: os.Stdout, err: os.Stderr})
+		stop()
+		os.Exit(code)
+	case "doctor":
+		code := doctorCommand(ctx, thisHost(lines), args, terminal{in: os.Stdin, out: os.Stdout, err: os.Stderr})
+		stop()
+		os.Exit(code)
+	case "data":
+		code := dataCommand(ctx, args, terminal{in: os.Stdin, out: os.Stdout, err: os.Stderr})
 		stop()
 		os.Exit(code)
 	case "enrol":
@@ -80,6 +97,7 @@ func demoFlags(args []string) demoOptions {
 	f.StringVar(&o.bench, "bench", "127.0.0.1:8070", "address of the demo machine's bench")
 	f.StringVar(&o.console, "console", "127.0.0.1:8090", "address of the district's console")
 	f.BoolVar(&o.firmware, "firmware", false, "run the complete machine's motor board on the real firmware (make firmware builds it)")
+	f.StringVar(&o.board, "board", cabinet.KindOwn, "the complete machine's board: own, or vending for an off-the-shelf one")
 	f.StringVar(&o.keep, "keep", "", "folder to keep the data and logs in; empty: a temporary one, removed at the end")
 	f.Parse(args) // ends the process on an error
 	for _, address := range []string{o.bench, o.console} {
@@ -88,6 +106,10 @@ func demoFlags(args []string) demoOptions {
 			fmt.Fprintf(os.Stderr, "yaoju demo: address %q: want one on loopback with a port, such as 127.0.0.1:8090\n", address)
 			os.Exit(2)
 		}
+	}
+	if o.board != cabinet.KindOwn && (o.board != cabinet.KindVending || o.firmware) {
+		fmt.Fprintln(os.Stderr, "yaoju demo: -board: want own or vending, and -firmware is for our own")
+		os.Exit(2)
 	}
 	if o.machines < 0 || o.machines > 200 || !(o.speed > 0 && o.speed <= 100000) || f.NArg() > 0 {
 		fmt.Fprintln(os.Stderr, "yaoju demo: want 0 to 200 machines, a speed above 0 and at most 100000, and no further words")

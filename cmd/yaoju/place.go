@@ -10,15 +10,25 @@ import (
 
 // Everything in this file is invented.
 
-// restocker is the account of the person who fills the demo's machines.
-const restocker = "s-01"
+// The person who fills the demo's machines: account, staff card and PIN.
+const (
+	restocker    = "s-01"
+	restockerPIN = "830417"
+)
+
+var restockerCard = []byte{0x04, 0xA1, 0xB2, 0xC3, 0xD4, 0xE5, 0xF6}
+
+// carton is the code on a carton of a product that came today.
+func carton(p protocol.Product, today time.Time) string {
+	return fmt.Sprintf("]d201%s17%s10N%s", p.Codes[0], today.AddDate(2, 6, 0).Format("060102"), today.Format("060102"))
+}
 
 var products = []protocol.Product{
-	{ID: "condom-52", Letter: "A", Class: "condom", Units: 10, Name: protocol.Text{ZH: "避孕套 标准型", EN: "Condoms, 52 mm"}, Note: protocol.Text{ZH: "10 只装 · 52 毫米", EN: "Standard, pack of 10"}},
-	{ID: "condom-49", Letter: "B", Class: "condom", Units: 10, Name: protocol.Text{ZH: "避孕套 小号", EN: "Condoms, 49 mm"}, Note: protocol.Text{ZH: "10 只装 · 49 毫米", EN: "Small, pack of 10"}},
-	{ID: "gel", Letter: "C", Class: "external", Units: 1, Name: protocol.Text{ZH: "避孕凝胶", EN: "Contraceptive gel"}, Note: protocol.Text{ZH: "外用 · 不预防性病", EN: "No STI protection"}},
-	{ID: "suppository", Letter: "D", Class: "external", Units: 1, Name: protocol.Text{ZH: "避孕栓", EN: "Contraceptive suppository"}, Note: protocol.Text{ZH: "外用 · 不预防性病", EN: "No STI protection"}},
-	{ID: "film", Letter: "E", Class: "external", Units: 1, Name: protocol.Text{ZH: "避孕膜", EN: "Contraceptive film"}, Note: protocol.Text{ZH: "外用 · 不预防性病", EN: "No STI protection"}},
+	{ID: "condom-52", Codes: []string{"16900000001001"}, Letter: "A", Class: "condom", Units: 10, Name: protocol.Text{ZH: "避孕套 标准型", EN: "Condoms, 52 mm"}, Note: protocol.Text{ZH: "10 只装 · 52 毫米", EN: "Standard, pack of 10"}},
+	{ID: "condom-49", Codes: []string{"16900000001018"}, Letter: "B", Class: "condom", Units: 10, Name: protocol.Text{ZH: "避孕套 小号", EN: "Condoms, 49 mm"}, Note: protocol.Text{ZH: "10 只装 · 49 毫米", EN: "Small, pack of 10"}},
+	{ID: "gel", Codes: []string{"16900000001025"}, Letter: "C", Class: "external", Units: 1, Name: protocol.Text{ZH: "避孕凝胶", EN: "Contraceptive gel"}, Note: protocol.Text{ZH: "外用 · 不预防性病", EN: "No STI protection"}},
+	{ID: "suppository", Codes: []string{"16900000001032"}, Letter: "D", Class: "external", Units: 1, Name: protocol.Text{ZH: "避孕栓", EN: "Contraceptive suppository"}, Note: protocol.Text{ZH: "外用 · 不预防性病", EN: "No STI protection"}},
+	{ID: "film", Codes: []string{"16900000001049"}, Letter: "E", Class: "external", Units: 1, Name: protocol.Text{ZH: "避孕膜", EN: "Contraceptive film"}, Note: protocol.Text{ZH: "外用 · 不预防性病", EN: "No STI protection"}},
 }
 
 var policy = protocol.Policy{AgeFrom: 18, Rules: []protocol.Rule{{Max: 1, Per: protocol.PerDays, Days: 30}}}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -55,6 +56,27 @@ func (r *record) bytes() []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return bytes.Clone(r.text.Bytes())
+}
+
+// diagnose returns what is in a diagnostics bundle of the machine, made while it runs.
+func (t *town) diagnose(tb *testing.T) map[string][]byte {
+	tb.Helper()
+	p := newPatient(tb)
+	log, err := os.ReadFile(filepath.Join(t.dir, "kioskd.log"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p.said["journalctl --unit=kioskd.service --no-pager --output=short-iso --lines="+logLines] = string(log)
+	x := p.examine(p.host(), t.kioskConfig)
+	file := filepath.Join(p.dir, "bundle.tar.gz")
+	if err := writeDiagnostics(tb.Context(), file, x, x.report()); err != nil {
+		tb.Fatal(err)
+	}
+	inside := map[string][]byte{}
+	for name, text := range unpack(tb, file) {
+		inside[name] = []byte(text)
+	}
+	return inside
 }
 
 func visitMachine(t *testing.T, seed uint64, residents int) {
@@ -111,6 +133,7 @@ func visitMachine(t *testing.T, seed uint64, residents int) {
 		}
 		r.Body.Close()
 	}
+	told := tn.diagnose(t)
 	if err := tn.kiosk.stop(); err != nil {
 		t.Error(err)
 	}
@@ -119,6 +142,7 @@ func visitMachine(t *testing.T, seed uint64, residents int) {
 		t.Error(err)
 	}
 	where := map[string][]byte{"traffic": traffic.bytes()}
+	maps.Copy(where, told)
 	err := filepath.WalkDir(tn.dir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() {
 			where[path], err = os.ReadFile(path)
@@ -128,7 +152,7 @@ func visitMachine(t *testing.T, seed uint64, residents int) {
 	if err != nil {
 		t.Error(err)
 	}
-	for _, want := range []string{"ledger.db", "marks.key", "district.db", "kioskd.log", "districtd.log", "traffic"} {
+	for _, want := range []string{"ledger.db", "marks.key", "district.db", "kioskd.log", "districtd.log", "traffic", "status.json", "log.txt"} {
 		found := false
 		for name, text := range where {
 			found = found || strings.HasSuffix(name, want) && (len(text) > 0 || want == "districtd.log")

@@ -12,8 +12,8 @@ import (
 )
 
 // stopLimit is how long a program may take to end by itself: an order in hand is
-// finished first, three slots of 15 s at most.
-const stopLimit = 50 * time.Second
+// finished first: one slot's attempt takes 48 s at most on a vending board.
+const stopLimit = 60 * time.Second
 
 // process is one of our programs, running.
 type process struct {

@@ -15,6 +15,7 @@ import (
 	"yaoju/daemon/ledger"
 	"yaoju/daemon/machine/sim"
 	"yaoju/daemon/port/pty"
+	scan "yaoju/daemon/scan/sim"
 	"yaoju/firmware/elf"
 	"yaoju/protocol"
 	"yaoju/protocol/board"
@@ -34,8 +35,7 @@ type motorBoard interface {
 	Spoil(slot protocol.Slot)          // its next vend turns and pushes nothing out
 	Door(open bool)
 	DoorOpen() bool
-	PowerOff()
-	PowerOn()
+	Cut(off time.Duration) // takes its power away for so long
 	Close() error
 }
 
@@ -51,6 +51,11 @@ func (t twin) Spoil(slot protocol.Slot) { t.SetFaults(slot, sim.Faults{Hang: ven
 func (t twin) Door(open bool)           { t.Adjust(func(c *sim.Cabinet) { c.DoorOpen = open }) }
 func (t twin) DoorOpen() bool           { return t.Status().DoorOpen }
 func (t twin) Close() error             { return nil }
+
+func (t twin) Cut(off time.Duration) {
+	t.PowerOff()
+	time.AfterFunc(off, t.PowerOn)
+}
 
 // chip is the real firmware in its simulator.
 type chip struct {
@@ -73,6 +78,11 @@ func (c *chip) Door(open bool) {
 	c.Board.Door(open)
 }
 
+func (c *chip) Cut(off time.Duration) {
+	c.PowerOff()
+	time.AfterFunc(off, c.PowerOn)
+}
+
 func (c *chip) DoorOpen() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -85,10 +95,13 @@ type rig struct {
 	board  motorBoard
 	twin   *sim.Board // the same, where it is the one in software; else nil
 	reader *reader.Reader
+	badges *scan.PN532
+	staff  bool // a reader for staff cards and a scanner are fitted
 	dir    string
 	log    *slog.Logger
 
-	plugs chan plug // asked of Run
+	plugs   chan plug   // asked of Run
+	scanned chan string // codes on their way to the scanner
 
 	// For measuring; set before Run.
 	heard    func(at time.Time) // a VEND frame arrived
@@ -106,19 +119,24 @@ type plug struct {
 const (
 	boardLine  = "board"
 	readerLine = "reader"
+	badgeLine  = "badge"
+	codeLine   = "scanner"
 )
 
 // newRig makes the hardware, with the pieces of the plan in the spirals. Close it.
 func newRig(p plan) (*rig, error) {
-	r := &rig{dir: p.dir, log: p.log, plugs: make(chan plug), reader: reader.New(p.readTakes)}
+	r := &rig{dir: p.dir, log: p.log, plugs: make(chan plug), scanned: make(chan string), reader: reader.New(p.readTakes), badges: scan.NewPN532(0x32), staff: p.staff}
 	r.heard, r.answered = func(time.Time) {}, func(time.Time) {}
-	if p.firmware {
+	switch {
+	case p.bought:
+		r.board = newBought(p.turn)
+	case p.firmware:
 		b, err := elf.Start(elf.Options{Serial: boardSerial, EEPROM: filepath.Join(p.dir, "eeprom")})
 		if err != nil {
 			return nil, err
 		}
 		r.board = &chip{Board: b}
-	} else {
+	default:
 		r.twin = sim.New(sim.Options{Serial: boardSerial, Build: 1, Turn: p.turn, Rand: rand.New(rand.NewPCG(17, 17)),
 			Heard: func(_ protocol.VendID, at time.Time) { r.heard(at) }})
 		r.board = twin{r.twin}
@@ -137,6 +155,10 @@ func (r *rig) Run(ctx context.Context) error {
 		readerLine: func(ctx context.Context, line io.ReadWriteCloser) error {
 			return r.reader.Serve(ctx, timed{line, r.answered})
 		}}
+	if r.staff {
+		serve[badgeLine] = r.badges.Serve
+		serve[codeLine] = r.scanner
+	}
 	sockets := map[string]*pty.Socket{}
 	var serving sync.WaitGroup
 	connect := func(device string, in bool) error {
@@ -187,6 +209,39 @@ func (t timed) Write(b []byte) (int, error) {
 		t.sent(time.Now())
 	}
 	return n, err
+}
+
+// scanner is the barcode scanner on its line: it says what is put before it.
+func (r *rig) scanner(ctx context.Context, line io.ReadWriteCloser) error {
+	defer line.Close()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case code := <-r.scanned:
+			if _, err := io.WriteString(line, code+"\r"); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// scan puts a code before the scanner.
+func (r *rig) scan(ctx context.Context, code string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	select {
+	case r.scanned <- code:
+		return nil
+	case <-ctx.Done():
+		return errors.New("no scanner is fitted")
+	}
+}
+
+// hold holds a staff card against its reader, as long as a person does.
+func (r *rig) hold(uid []byte) {
+	r.badges.Hold(uid)
+	time.AfterFunc(time.Second, func() { r.badges.Hold() })
 }
 
 // cable puts a device's cable in or takes it out.

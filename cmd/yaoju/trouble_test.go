@@ -55,8 +55,7 @@ func trouble(t *testing.T, firmware bool) {
 			t.Fatal("no motor turns")
 		}
 	}
-	tn.rig.board.PowerOff()
-	time.AfterFunc(time.Second, tn.rig.board.PowerOn)
+	tn.rig.board.Cut(time.Second)
 	ends("unsure")
 	p.awaits("attract")
 	order(2)

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"yaoju/daemon/ledger"
 	"yaoju/daemon/update"
 )
 
@@ -31,9 +32,9 @@ func updateBundle(args []string, term terminal) error {
 	firmware := f.Uint("firmware", 0, "build of the motor board's firmware that belongs to it")
 	f.StringVar(&m.Version, "version", "", "version, as the programs print it")
 	f.StringVar(&m.Arch, "arch", "arm64", "arm64 or amd64")
-	f.IntVar(&m.Ledger.Writes, "ledger-writes", 0, "version of the ledger's file it writes")
-	f.IntVar(&m.Ledger.Oldest, "ledger-oldest", 0, "oldest version of it that it reads")
-	f.IntVar(&m.Ledger.Newest, "ledger-newest", 0, "newest version of it that it reads")
+	f.IntVar(&m.Ledger.Writes, "ledger-writes", ledger.Writes, "version of the ledger's file it writes, if it is not of this program's source")
+	f.IntVar(&m.Ledger.Oldest, "ledger-oldest", ledger.Oldest, "oldest version of it that it reads, likewise")
+	f.IntVar(&m.Ledger.Newest, "ledger-newest", ledger.Newest, "newest version of it that it reads, likewise")
 	if err := parse(f, args); err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"yaoju/daemon/update"
+	"yaoju/protocol"
 )
 
 // desk is where releases are made and a machine's versions lie, in a temporary folder.
@@ -94,7 +95,7 @@ func TestUpdateCommands(t *testing.T) {
 		t.Errorf("status said:\n%s", said)
 	}
 	d.versions(0, "check")
-	d.install(update.Order{ID: "c-1", Version: "1.1", SHA256: found[1], Size: size, DeadlineMS: time.Now().Add(time.Hour).UnixMilli()})
+	d.install(update.Order{ID: "c-1", Update: protocol.Update{Version: "1.1", SHA256: found[1], Size: size, DeadlineMS: time.Now().Add(time.Hour).UnixMilli()}})
 	if said := d.versions(0, "check"); !strings.Contains(said, "version 1.1 is on trial, start 1 of 3") {
 		t.Errorf("check said:\n%s", said)
 	}
