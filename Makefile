@@ -11,8 +11,10 @@ PACKAGES := gcc libc6-dev chromium fonts-noto-cjk
 PACKAGES += gcc-avr avr-libc simavr libsimavr-dev libelf-dev avrdude
 # to test its core on the desk;
 PACKAGES += clang-14 libclang-rt-14-dev llvm-14 cppcheck gcovr
-# and a simulated computer whose kernel has GPIO lines.
-PACKAGES += qemu-system-arm
+# simulated computers whose kernels have GPIO lines, serial adapters and a real systemd;
+PACKAGES += qemu-system-arm qemu-system-x86 mmdebstrap busybox-static fdisk e2fsprogs curl iproute2 procps cage grim
+# a TPM in software, and what a larger district stands on.
+PACKAGES += swtpm postgresql-15 mosquitto mosquitto-clients prometheus
 
 .PHONY: demo build firmware guest test tools check generated arm64 desk pictures fuzz mutants soak bench font voice clean
 
@@ -32,9 +34,12 @@ firmware: tools
 guest: tools
 	sh daemon/machine/gpio/kernel.sh .build/guest
 
-test: tools check generated arm64 desk firmware guest
-	$(GO) test -race -count=1 -timeout 30m $$($(GO) list ./... | grep -v '^yaoju/cmd/yaoju$$')
-	$(GO) test -race -count=1 -timeout 30m ./cmd/yaoju  # in real time, so with nothing beside it
+# What runs in real time runs with nothing beside it.
+ALONE := ./cmd/kioskd ./cmd/yaoju ./deploy
+
+test: tools check generated arm64 desk firmware guest tree
+	$(GO) test -race -count=1 -timeout 30m $$($(GO) list ./... | grep -v -x -F "$$($(GO) list $(ALONE))")
+	@for p in $(ALONE); do echo "$(GO) test -race $$p"; $(GO) test -race -count=1 -timeout 40m $$p || exit 1; done
 
 # tools installs what is missing, and asks nothing of a machine that has it all.
 tools:
@@ -45,7 +50,7 @@ tools:
 	fi
 
 check:
-	@bad=$$(gofmt -l cmd daemon firmware protocol); if [ -n "$$bad" ]; then echo "not formatted by gofmt:"; echo "$$bad"; exit 1; fi
+	@bad=$$(gofmt -l cmd daemon deploy firmware protocol); if [ -n "$$bad" ]; then echo "not formatted by gofmt:"; echo "$$bad"; exit 1; fi
 	$(GO) vet ./...
 	$(GO) tool staticcheck -checks all ./...
 	$(MAKE) -s -C firmware lint
@@ -92,12 +97,14 @@ soak: tools
 	$(GO) test ./cmd/yaoju -run 'TestKill' -count=1 -timeout 24h -seeds $(SEEDS) -v
 	$(GO) test ./firmware/agree -run TestRandom -count=1 -timeout 24h -seeds $(SEEDS) -first 1000
 	$(GO) test ./firmware/trial -run TestPowerCuts -count=1 -timeout 24h -tears 16 -every 2ms
+	$(MAKE) soak-units
 
 # bench prints figures; it judges nothing.
 bench:
 	$(GO) test ./cmd/yaoju -run '^$$' -bench CardToMotor -benchtime 100x -timeout 20m
 	$(GO) test ./cmd/yaoju -run '^$$' -bench 'Idle|Binary' -benchtime 1x -timeout 20m
 	$(GO) test ./daemon/ledger ./daemon/district -run '^$$' -bench . -timeout 20m
+	$(GO) test ./daemon/district -run '^$$' -bench Ingest -postgres -timeout 20m
 
 # font cuts the screen's font down to the characters in chars.txt. It needs Debian's
 # fonttools, python3-brotli and fonts-noto-cjk; its result is committed.
@@ -112,6 +119,8 @@ font:
 # opus-tools; its result is committed, and a folder of better recordings can take its place.
 voice:
 	$(GO) run ./daemon/voice/gen daemon/voice/clips
+
+include deploy/deploy.mk
 
 clean:
 	rm -rf .build

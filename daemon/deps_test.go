@@ -13,10 +13,12 @@ var allowed = map[string]string{
 	"protocol":            "",
 	"protocol/board":      "protocol",
 	"protocol/board/gen":  "protocol/board",
+	"protocol/gs1":        "protocol", // for the form of a day and the length of a batch
 	"protocol/schema":     "protocol",
 	"protocol/schema/gen": "protocol/schema",
 	"protocol/voucher":    "protocol",
 	"daemon":              "",
+	"daemon/cabinet":      "protocol protocol/board daemon/card daemon/climate daemon/config daemon/identity daemon/machine daemon/machine/gpio daemon/machine/vending daemon/port daemon/scan daemon/status", // makes every driver from one file; identity for the addresses in it
 	"daemon/card":         "daemon/port",
 	"daemon/card/sim":     "",
 	"daemon/config":       "",
@@ -33,14 +35,17 @@ var allowed = map[string]string{
 	"daemon/machine/vending":     "protocol daemon/machine daemon/port",
 	"daemon/machine/vending/sim": "protocol",
 
-	"daemon/identity/backup": "",
-	"daemon/machine/promise": "",
-	"daemon/update":          "protocol",
-	"deploy":                 "",
+	"daemon/identity/backup":  "",
+	"daemon/identity/tpm":     "",
+	"daemon/identity/tpm/sim": "",
+	"daemon/machine/promise":  "",
+	"daemon/update":           "protocol",
+	"deploy":                  "",
 
 	"daemon/climate":   "",
 	"daemon/port":      "",
 	"daemon/port/pty":  "",
+	"daemon/status":    "", // kioskd tells it, yaoju doctor asks for it
 	"daemon/scan":      "daemon/port",
 	"daemon/scan/sim":  "",
 	"daemon/staff":     "protocol",
@@ -49,9 +54,9 @@ var allowed = map[string]string{
 	"daemon/voice/gen": "daemon/voice daemon/words",
 	"daemon/web":       "protocol daemon/kiosk daemon/voice daemon/words",
 	"daemon/words":     "",
-	"cmd/kioskd":       "protocol daemon/card daemon/config daemon/dispense daemon/kiosk daemon/ledger daemon/machine daemon/port daemon/uplink daemon/web daemon/identity",
-	"cmd/districtd":    "protocol daemon/config daemon/district daemon/identity daemon/identity/backup",
-	"cmd/yaoju":        "protocol protocol/board daemon/card/sim daemon/config daemon/ledger daemon/machine daemon/machine/sim daemon/port daemon/port/pty daemon/uplink daemon/update firmware/elf daemon/identity",
+	"cmd/kioskd":       "protocol protocol/gs1 daemon/staff daemon/status daemon/cabinet daemon/card daemon/dispense daemon/kiosk daemon/ledger daemon/machine daemon/machine/gpio daemon/scan daemon/uplink daemon/web daemon/identity daemon/identity/tpm daemon/update",
+	"cmd/districtd":    "protocol daemon/config daemon/district daemon/identity daemon/identity/backup daemon/update",
+	"cmd/yaoju":        "protocol daemon/staff daemon/scan/sim protocol/board daemon/cabinet daemon/status daemon/scan daemon/card/sim daemon/config daemon/ledger daemon/machine daemon/machine/sim daemon/machine/vending/sim daemon/port daemon/port/pty daemon/uplink daemon/update firmware/elf daemon/identity daemon/identity/tpm",
 	"firmware/agree":   "",
 	"firmware/bootsim": "protocol/board",
 	"firmware/elf":     "protocol protocol/board",
@@ -61,15 +66,17 @@ var allowed = map[string]string{
 // fenced names the packages that alone may use each library; with _test behind it,
 // in tests only.
 var fenced = map[string]string{
-	"crypto/tls":                            "daemon/identity",
-	"crypto/x509":                           "daemon/identity",
+	"crypto/tls":                            "daemon/identity deploy_test",
+	"crypto/x509":                           "daemon/identity deploy_test",
 	"filippo.io/age":                        "daemon/identity/backup",
+	"github.com/google/go-tpm":              "daemon/identity/tpm",
 	"database/sql":                          "daemon/ledger daemon/district",
 	"modernc.org/sqlite":                    "daemon/ledger daemon/district",
 	"go.bug.st/serial":                      "daemon/port",
 	"github.com/creack/pty":                 "daemon/port/pty",
-	"github.com/eclipse/paho.mqtt.golang":   "daemon/uplink daemon/district_test",
+	"github.com/eclipse/paho.mqtt.golang":   "daemon/uplink daemon/district deploy_test",
 	"github.com/mochi-mqtt/server/v2":       "daemon/district",
+	"github.com/jackc/pgx/v5":               "daemon/district",
 	"golang.org/x/crypto/argon2":            "daemon/staff",
 	"github.com/pelletier/go-toml/v2":       "daemon/config",
 	"github.com/chromedp":                   "daemon/web_test cmd/yaoju_test",
@@ -82,8 +89,8 @@ var fenced = map[string]string{
 
 // unlinked names what a program must not carry, though something below it might.
 var unlinked = map[string][]string{
-	"cmd/kioskd":    {"filippo.io/age", "github.com/mochi-mqtt", "yaoju/daemon/district", "yaoju/daemon/machine/sim", "yaoju/daemon/machine/gpio/sim", "yaoju/daemon/machine/vending/sim", "yaoju/daemon/scan/sim", "yaoju/firmware", "yaoju/daemon/card/sim", "github.com/creack/pty"},
-	"cmd/districtd": {"go.bug.st/serial", "yaoju/firmware", "yaoju/daemon/machine", "yaoju/daemon/card", "yaoju/daemon/ledger", "yaoju/daemon/web", "github.com/eclipse/paho"},
+	"cmd/kioskd":    {"yaoju/daemon/identity/tpm/sim", "filippo.io/age", "github.com/mochi-mqtt", "github.com/jackc/pgx", "github.com/prometheus", "yaoju/daemon/district", "yaoju/daemon/machine/sim", "yaoju/daemon/machine/gpio/sim", "yaoju/daemon/machine/vending/sim", "yaoju/daemon/scan/sim", "yaoju/firmware", "yaoju/daemon/card/sim", "github.com/creack/pty"},
+	"cmd/districtd": {"github.com/google/go-tpm", "go.bug.st/serial", "yaoju/firmware", "yaoju/daemon/machine", "yaoju/daemon/card", "yaoju/daemon/ledger", "yaoju/daemon/web"},
 }
 
 func list(t *testing.T, args ...string) []string {
