@@ -579,15 +579,16 @@ func (j dataJob) load(ctx context.Context, l *ledger.Ledger, slots []protocol.Sl
 }
 
 // wipe forgets all marks and their keys. The start that it writes into the ledger
-// says so, for whoever reads the machine's history in the district.
-func (j dataJob) wipe(ctx context.Context, why string) (err error) {
+// says so, for whoever reads the machine's history in the district. also is what else
+// the ledger is to forget.
+func (j dataJob) wipe(ctx context.Context, why string, also func(*ledger.Ledger) error) (err error) {
 	if _, err := os.Stat(j.path(ledgerFile)); err == nil {
 		l, err := ledger.Open(ctx, ledger.Options{Path: j.path(ledgerFile), Machine: j.cfg.Machine, Software: "yaoju " + version + ": " + why,
 			Zone: j.cfg.Location(), Log: slog.New(slog.DiscardHandler), Synced: kernelSynced})
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(l.ForgetMarks(ctx), l.Close()); err != nil {
+		if err := errors.Join(l.ForgetMarks(ctx), also(l), l.Close()); err != nil {
 			return err
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -623,7 +624,7 @@ func dataWipe(ctx context.Context, j dataJob) error {
 	if err := become(j.cfg.Data); err != nil {
 		return err
 	}
-	if err := j.wipe(ctx, "marks wiped"); err != nil {
+	if err := j.wipe(ctx, "marks wiped", func(*ledger.Ledger) error { return nil }); err != nil {
 		return err
 	}
 	fmt.Fprintf(j.out, "%s knows no card any more: everybody may take again. Stock, events and certificate stay. An old copy of this card still holds the marks: destroy it too.\n", j.cfg.Machine)
@@ -654,7 +655,7 @@ func dataRetire(ctx context.Context, j dataJob) error {
 	if found.Damage != "" { // it cannot be wiped by its own means
 		err = destroy(j.path(ledgerFile))
 	} else {
-		err = j.wipe(ctx, "machine retired")
+		err = j.wipe(ctx, "machine retired", func(l *ledger.Ledger) error { return l.SetAccounts(ctx, nil) })
 	}
 	if err != nil {
 		return err
