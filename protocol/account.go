@@ -45,6 +45,9 @@ type Secrets struct {
 	Accounts []Account `json:"accounts"` // all of them: who is not here can no longer sign in
 }
 
+// SealedSecrets is the purpose for which Secrets are sealed.
+const SealedSecrets = "secrets"
+
 // DecodeSecrets reads what was sealed.
 func DecodeSecrets(b []byte) (Secrets, error) {
 	var s Secrets

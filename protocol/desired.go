@@ -2,6 +2,7 @@ package protocol
 
 import (
 	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -141,7 +142,8 @@ type Desired struct {
 	Recalls   []Recall   `json:"recalls,omitempty"`
 	Texts     Texts      `json:"texts"`
 	Nearby    []Nearby   `json:"nearby,omitempty"`
-	Sealed    []byte     `json:"sealed,omitempty"` // Secrets, sealed to the machine's own key; empty: the accounts stay as they are
+	Sealed    []byte     `json:"sealed,omitempty"`     // Secrets, sealed to the machine's own key; empty: the accounts stay as they are
+	SealedSum []byte     `json:"sealed_sum,omitempty"` // what was sealed, for the district alone: two seals of the same differ
 }
 
 // Limits of a desired state.
@@ -172,6 +174,8 @@ func (d Desired) Valid() error {
 		return fmt.Errorf("%d slots in the planogram: at most %d are allowed", len(d.Planogram), Slots)
 	case len(d.Recalls) > MaxRecalls:
 		return fmt.Errorf("%d recalls: at most %d are allowed", len(d.Recalls), MaxRecalls)
+	case len(d.SealedSum) > sha256.Size:
+		return fmt.Errorf("%d bytes of sealed_sum: at most %d are allowed", len(d.SealedSum), sha256.Size)
 	case len(d.Sealed) > MaxSealed:
 		return fmt.Errorf("%d bytes sealed: at most %d are allowed", len(d.Sealed), MaxSealed)
 	case len(d.Nearby) > MaxNearby:

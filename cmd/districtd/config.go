@@ -20,6 +20,7 @@ type Config struct {
 	Data          string `toml:"data"`     // folder of the signing key, the CA and, without the next line, the database
 	Database      string `toml:"database"` // empty: a file in data. postgres://...: PostgreSQL, which several districtd may share
 	Metrics       string `toml:"metrics"`  // loopback address at which Prometheus asks, such as "127.0.0.1:9464"; empty: none
+	Accounts      string `toml:"accounts"` // file of staff accounts, kept by yaoju staff; empty: machines keep those they have
 	Zone          string `toml:"zone"`     // of days and dates
 	Lang          string `toml:"lang"`     // of pages that ask for none: zh-CN or en
 	Log           string `toml:"log"`
@@ -129,6 +130,8 @@ type Machine struct {
 	Street Text    `toml:"street"`
 	Where  Text    `toml:"where"` // in the building
 	Slots  []Slots `toml:"slots"`
+
+	Staff []string `toml:"staff"` // account numbers that may sign in there; without it all that the file of accounts has
 }
 
 // Slots are slots that hold the same product.

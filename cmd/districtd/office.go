@@ -49,6 +49,9 @@ func openOffice(ctx context.Context, cfg Config, hosts []string, log *slog.Logge
 	}
 	options := district.Options{Path: cfg.database(), Version: version, Name: protocol.Text(cfg.Name), Zone: cfg.zone, Lang: cfg.Lang,
 		Hosts: hosts, Signer: o.signer.Key, AcceptUnknown: cfg.AcceptUnknown, Log: log.With("part", "district")}
+	if options.Secrets, err = cfg.secrets(); err != nil {
+		return nil, err
+	}
 	if len(o.signer.Links) > 0 {
 		options.Keys = o.signer.Chain()
 	}

@@ -108,15 +108,12 @@ func (a accounts) SetLock(ctx context.Context, account string, l staff.Lock, loc
 	return a.Ledger.SetLock(ctx, account, ledger.StaffLock(l), locked)
 }
 
-// sealedStaff is the purpose under which the district seals what is in protocol.Secrets.
-const sealedStaff = "secrets"
-
 // applied puts a desired state in force: what is sealed in it first, because the
 // ledger remembers which version it has.
 func applied(book *ledger.Ledger, who *staff.Book, id *identity.Machine, log *slog.Logger) func(context.Context, protocol.Desired) error {
 	return func(ctx context.Context, d protocol.Desired) error {
 		if len(d.Sealed) > 0 {
-			plain, err := id.Open(sealedStaff, d.Sealed)
+			plain, err := id.Open(protocol.SealedSecrets, d.Sealed)
 			if err != nil {
 				// The rest of the state is no worse for it: recalls must not wait for a key.
 				log.Error("accounts not opened", "err", err)

@@ -28,6 +28,7 @@ const usage = `usage: yaoju COMMAND [FLAGS]
   board     ask the motor board who it is, or write its firmware
   doctor    say what works, what is missing and what to do
   data      carry a machine's memory to another card, wipe marks, retire
+  staff     keep a file of staff accounts: badges, roles, PINs
   enrol     get this machine its certificate from the district
   update    look at, check, make or undo a version of the machine's software
   version   print the version
@@ -68,6 +69,10 @@ func main() {
 		os.Exit(code)
 	case "data":
 		code := dataCommand(ctx, args, terminal{in: os.Stdin, out: os.Stdout, err: os.Stderr})
+		stop()
+		os.Exit(code)
+	case "staff":
+		code := staffCommand(ctx, args, terminal{in: os.Stdin, out: os.Stdout, err: os.Stderr})
 		stop()
 		os.Exit(code)
 	case "enrol":

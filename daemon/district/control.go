@@ -3,7 +3,9 @@ package district
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"database/sql"
 	"encoding/hex"
 	"encoding/json"
@@ -49,6 +51,9 @@ func (d *District) SetDesired(ctx context.Context, want protocol.Desired) (proto
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return fmt.Errorf("read the version: %w", err)
 		}
+		if err := d.sealInto(ctx, tx, &want, body); err != nil {
+			return err
+		}
 		if !bytes.Equal(body, protocol.Encode(want)) {
 			want.Version++
 		}
@@ -65,6 +70,63 @@ func (d *District) SetDesired(ctx context.Context, want protocol.Desired) (proto
 	}
 	d.wake(want.Machine)
 	return want.DesiredVersion, d.line.publish(protocol.DesiredTopic(want.Machine), message, true)
+}
+
+// sealInto puts into want what only its machine is to read: as it was sealed before,
+// if that is still the same, because two seals of the same differ and each would be a
+// new version. A machine that has told no key gets none; it keeps what it has.
+func (d *District) sealInto(ctx context.Context, tx *sql.Tx, want *protocol.Desired, body []byte) error {
+	want.Sealed, want.SealedSum = nil, nil
+	if d.o.Secrets == nil {
+		return nil
+	}
+	var key []byte
+	err := tx.QueryRowContext(ctx, `SELECT sealing FROM machine_key WHERE machine = ? AND ended_ms IS NULL`, want.Machine).Scan(&key)
+	if errors.Is(err, sql.ErrNoRows) || err == nil && len(key) != 32 {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look its sealing key up: %w", err)
+	}
+	plain := d.o.Secrets.Plain(want.Machine)
+	sum := hmac.New(sha256.New, d.signing().key.Seed())
+	fmt.Fprintf(sum, "yaoju sealed\x00%s\x00%x\x00%s", want.Machine, key, plain) // a hash never fails to be written
+	want.SealedSum = sum.Sum(nil)
+	if len(body) > 0 {
+		var was protocol.Desired
+		if err := json.Unmarshal(body, &was); err != nil {
+			return fmt.Errorf("read the state in force: %w", err)
+		}
+		if bytes.Equal(was.SealedSum, want.SealedSum) {
+			want.Sealed = was.Sealed
+			return nil
+		}
+	}
+	want.Sealed, err = d.o.Secrets.Seal([32]byte(key), want.Machine, plain)
+	return err
+}
+
+// reseal seals what is for a machine alone to the key that it has told. The machine has
+// its certificate whatever comes of it: the next start seals again.
+func (d *District) reseal(ctx context.Context, m protocol.MachineID) {
+	if d.o.Secrets == nil {
+		return
+	}
+	var body []byte
+	err := d.store.read.QueryRowContext(ctx, `SELECT body FROM desired WHERE machine = ?`, m).Scan(&body)
+	if errors.Is(err, sql.ErrNoRows) {
+		return // nobody has said yet what should be so there
+	}
+	var want protocol.Desired
+	if err == nil {
+		err = json.Unmarshal(body, &want)
+	}
+	if err == nil {
+		_, err = d.SetDesired(ctx, want)
+	}
+	if err != nil {
+		d.o.Log.Error("accounts not sealed", "device", m, "err", err)
+	}
 }
 
 // Send gives a machine a command; slot is 0 for a verb that takes none. It is

@@ -24,6 +24,12 @@ import (
 	"yaoju/protocol"
 )
 
+// Secrets seal what only one machine is to read.
+type Secrets struct {
+	Plain func(m protocol.MachineID) []byte // JSON of protocol.Secrets
+	Seal  func(key [32]byte, m protocol.MachineID, plain []byte) ([]byte, error)
+}
+
 // Options is what a district needs.
 type Options struct {
 	Path   string             // of the database file, made if it is not there; or the address of a PostgreSQL database, which begins with postgres://
@@ -42,6 +48,10 @@ type Options struct {
 	// handshake, for which the connection has a deadline. Nil: nobody has one, and
 	// whoever connects is believed to be who it says, as is right on loopback alone.
 	Identify func(ctx context.Context, c net.Conn) (Peer, error)
+
+	// Secrets are what desired states hold for the eyes of their machines alone. Nil:
+	// nothing.
+	Secrets *Secrets
 
 	// AcceptUnknown lets a machine nobody entered connect and be registered, as a
 	// demo wants; otherwise only machines entered with PutMachine may connect.

@@ -109,6 +109,7 @@ func (d *District) Redeem(ctx context.Context, t Token, p Peer) error {
 	}
 	d.o.Log.Info("machine enrolled", "device", p.Machine)
 	d.line.hangUp(p.Machine, p.Key)
+	d.reseal(ctx, p.Machine)
 	return nil
 }
 
@@ -225,6 +226,7 @@ func (d *District) Renew(ctx context.Context, p Peer) error {
 		return fmt.Errorf("renew the certificate of %s: %w", p.Machine, err)
 	}
 	d.line.hangUp(p.Machine, p.Key)
+	d.reseal(ctx, p.Machine)
 	return nil
 }
 

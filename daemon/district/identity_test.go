@@ -1,7 +1,9 @@
 package district
 
 import (
+	"encoding/json"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"testing"
 	"testing/synctest"
@@ -261,6 +263,69 @@ func TestSealingKey(t *testing.T) {
 		expect(t, "revoke", d.Revoke(ctx, "m-0001"), nil)
 		check("revoked", 0)
 	})
+}
+
+// What is for a machine alone is sealed to the key that it told, once: the same again
+// is no new version, and another key or other accounts are.
+func TestSecrets(t *testing.T) {
+	o := sample(fresh(t))
+	accounts, seals := "one", 0
+	o.Secrets = &Secrets{
+		Plain: func(m protocol.MachineID) []byte { return []byte(string(m) + " " + accounts) },
+		Seal: func(key [32]byte, m protocol.MachineID, plain []byte) ([]byte, error) {
+			seals++
+			return fmt.Appendf(nil, "%d for %s: %s (%d)", key[0], m, plain, seals), nil
+		},
+	}
+	d, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	ctx := t.Context()
+	set := func(what, want string, version uint64) {
+		t.Helper()
+		v, err := d.SetDesired(ctx, someDesired("m-0001"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		holds(t, d, what, want, version)
+		if v.Version != version {
+			t.Errorf("%s: version %d, want %d", what, v.Version, version)
+		}
+	}
+	expect(t, "enter", d.PutMachine(ctx, Place{Machine: "m-0001", Name: protocol.Text{ZH: "一", EN: "one"}}), nil)
+	set("never enrolled", "", 1)
+	p := peerOf("m-0001", 1)
+	p.Sealing = [32]byte{7}
+	token, _, err := d.MintToken(ctx, "m-0001")
+	expect(t, "token", err, nil)
+	expect(t, "enrol", d.Redeem(ctx, token, p), nil)
+	holds(t, d, "enrolled", "7 for m-0001: m-0001 one (1)", 2)
+	set("the same again", "7 for m-0001: m-0001 one (1)", 2)
+	expect(t, "renew", d.Renew(ctx, p), nil)
+	holds(t, d, "renewed", "7 for m-0001: m-0001 one (1)", 2)
+	p.Sealing = [32]byte{8}
+	expect(t, "renew with another key", d.Renew(ctx, p), nil)
+	holds(t, d, "another key", "8 for m-0001: m-0001 one (2)", 3)
+	accounts = "two"
+	set("other accounts", "8 for m-0001: m-0001 two (3)", 4)
+}
+
+// holds looks at the desired state that is signed for m-0001.
+func holds(t *testing.T, d *District, what, want string, version uint64) {
+	t.Helper()
+	var body []byte
+	if err := d.store.read.QueryRowContext(t.Context(), `SELECT body FROM desired WHERE machine = 'm-0001'`).Scan(&body); err != nil {
+		t.Fatal(err)
+	}
+	var got protocol.Desired
+	if err := json.Unmarshal(body, &got); err != nil {
+		t.Fatal(err)
+	}
+	if string(got.Sealed) != want || got.Version != version {
+		t.Errorf("%s: %q in version %d, want %q in %d", what, got.Sealed, got.Version, want, version)
+	}
 }
 
 // Whoever is not entered gets no line, unless the district takes in everybody.
