@@ -37,6 +37,7 @@ const (
 	FaultUnknownVend Fault = 108 // a vend whose end nobody knows
 	FaultChain       Fault = 109 // event chain is broken; a new ledger was started
 	FaultWrongDevice Fault = 110 // another device than the one that is to be there answers on a line
+	FaultAccounts    Fault = 111 // staff accounts that the district sent could not be opened; those before stay
 
 	// What only off-the-shelf vending boards have.
 	FaultElevator  Fault = 120 // elevator failed
@@ -90,6 +91,7 @@ var faults = []FaultInfo{
 	{FaultUnknownVend, "UNKNOWN_VEND", Warning, "一次出货结果待核实", "The end of one vend is not known"},
 	{FaultChain, "CHAIN", Warning, "账本校验失败，已启用新账本", "Ledger failed its check; a new one was started"},
 	{FaultWrongDevice, "WRONG_DEVICE", Warning, "设备接错位置", "A device is plugged in in the wrong place"},
+	{FaultAccounts, "ACCOUNTS", Warning, "工作人员账号未能更新", "Staff accounts could not be updated"},
 	{FaultElevator, "ELEVATOR", Urgent, "升降机故障", "Elevator failed"},
 	{FaultHatch, "HATCH", Urgent, "取货门未关", "Delivery door not closed"},
 	{FaultNotTaken, "NOT_TAKEN", Urgent, "升降机内有未取用品", "A box still lies in the elevator"},

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"yaoju/daemon/cabinet"
-	"yaoju/daemon/identity"
 	"yaoju/daemon/kiosk"
 	"yaoju/daemon/ledger"
 	"yaoju/daemon/machine"
@@ -108,23 +107,41 @@ func (a accounts) SetLock(ctx context.Context, account string, l staff.Lock, loc
 	return a.Ledger.SetLock(ctx, account, ledger.StaffLock(l), locked)
 }
 
-// applied puts a desired state in force: what is sealed in it first, because the
-// ledger remembers which version it has.
-func applied(book *ledger.Ledger, who *staff.Book, id *identity.Machine, log *slog.Logger) func(context.Context, protocol.Desired) error {
+// applied puts a desired state in force, and then what is sealed in it: the ledger
+// refuses an older one first, so that nobody brings accounts back that were taken away.
+// The same state comes again with each connection, so a crash between the two mends
+// itself. Accounts that cannot be opened are a fault, and no reason to hold up a recall.
+func applied(book *ledger.Ledger, who *staff.Book, id opener, log *slog.Logger) func(context.Context, protocol.Desired) error {
 	return func(ctx context.Context, d protocol.Desired) error {
-		if len(d.Sealed) > 0 {
-			plain, err := id.Open(protocol.SealedSecrets, d.Sealed)
-			if err != nil {
-				// The rest of the state is no worse for it: recalls must not wait for a key.
-				log.Error("accounts not opened", "err", err)
-			} else if secrets, err := protocol.DecodeSecrets(plain); err != nil {
-				log.Error("accounts not understood", "err", err)
-			} else if err := who.Replace(ctx, secrets.Accounts); err != nil {
-				return err
-			}
+		if err := book.Apply(ctx, d); err != nil {
+			return err
 		}
-		return book.Apply(ctx, d)
+		if len(d.Sealed) == 0 {
+			return nil
+		}
+		secrets, err := opened(id, d.Sealed)
+		if err != nil {
+			log.Error("accounts not taken: those before stay", "err", err)
+			return book.Raise(ctx, protocol.FaultAccounts, 0)
+		}
+		if err := who.Replace(ctx, secrets.Accounts); err != nil {
+			return err
+		}
+		return book.ClearFault(ctx, protocol.FaultAccounts, 0)
 	}
+}
+
+// opener opens what was sealed to this machine.
+type opener interface {
+	Open(purpose string, sealed []byte) ([]byte, error)
+}
+
+func opened(id opener, sealed []byte) (protocol.Secrets, error) {
+	plain, err := id.Open(protocol.SealedSecrets, sealed)
+	if err != nil {
+		return protocol.Secrets{}, err
+	}
+	return protocol.DecodeSecrets(plain)
 }
 
 // lobby is the accounts as the staff menu asks them.
@@ -132,6 +149,11 @@ type lobby struct{ *staff.Book }
 
 func (l lobby) Who(ctx context.Context, b protocol.Badge) (kiosk.Account, bool, error) {
 	account, role, ok, err := l.Book.Who(ctx, b)
+	return kiosk.Account{Staff: account, Role: role}, ok, err
+}
+
+func (l lobby) Still(ctx context.Context, account string) (kiosk.Account, bool, error) {
+	role, ok, err := l.Book.Role(ctx, account)
 	return kiosk.Account{Staff: account, Role: role}, ok, err
 }
 
@@ -231,6 +253,21 @@ func (b bench) TestTurn(ctx context.Context, slot protocol.Slot) error {
 	return b.Motors.TestTurn(ctx, slot)
 }
 func (b bench) Home(ctx context.Context, slot protocol.Slot) error { return b.Motors.Home(ctx, slot) }
+
+// Settled waits until nothing moves and nothing is watched for any more.
+func (b bench) Settled(ctx context.Context) {
+	for {
+		s, stale := b.Motors.Watch()
+		if !s.Up || s.Motion == (machine.Motion{}) {
+			return
+		}
+		select {
+		case <-stale:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
 
 func (b bench) Drops() (int, bool) {
 	s, _ := b.Motors.Watch()

@@ -139,6 +139,7 @@ type Kiosk struct {
 	guard   Guard
 	o       Options
 	taps    chan press
+	finger  finger // on a button of the staff that is held
 
 	mu      sync.Mutex
 	view    View          // guarded by mu
@@ -158,6 +159,7 @@ type press struct {
 	serial uint64
 	tap    Tap
 	arg    string
+	at     time.Time
 }
 
 // New returns a kiosk that shows nothing until Run.
@@ -183,8 +185,18 @@ func (k *Kiosk) Watch() (View, <-chan struct{}) {
 // Tap says that a button was pressed on the screen with this serial; arg is what some
 // of them say besides, such as a product. It never blocks; a tap too many is dropped, as it would be by a person.
 func (k *Kiosk) Tap(serial uint64, t Tap, arg string) {
+	switch t {
+	case TapHold:
+		k.finger.came()
+	case TapStill:
+		k.finger.stays()
+		return
+	case TapLet:
+		k.finger.left()
+		return
+	}
 	select {
-	case k.taps <- press{serial, t, arg}:
+	case k.taps <- press{serial, t, arg, time.Now()}:
 	default:
 	}
 }

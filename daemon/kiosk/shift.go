@@ -7,18 +7,23 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"yaoju/protocol"
 )
 
 const (
-	staffIdle  = 10 * time.Minute // without a touch or a scan, then the session ends
-	staffWarn  = time.Minute      // of it under a cover that says so
-	pinIdle    = 30 * time.Second // on the PIN's screen
-	holdLapse  = 600 * time.Millisecond
-	nearDays   = 60 // a batch that expires within so many days is marked
-	lowPart    = 4  // a slot under a quarter of its capacity is marked
+	staffIdle  = 10 * time.Minute       // without a touch or a scan, then the session ends
+	staffWarn  = time.Minute            // of it under a cover that says so
+	pinIdle    = 30 * time.Second       // on the PIN's screen
+	holdLapse  = 600 * time.Millisecond // the page tells five times a second that the finger stays
+	holdFresh  = 300 * time.Millisecond // a hold that waited longer is not begun
+	holdLook   = 30 * time.Millisecond  // between two looks at finger and door while a motor turns
+	settleTime = 3 * time.Second        // for a motor to stop and for what it let go to fall
+	blindTime  = 2 * time.Minute        // how long a session lasts while nobody can tell whether the door is shut
+	nearDays   = 60                     // a batch that expires within so many days is marked
+	lowPart    = 4                      // a slot under a quarter of its capacity is marked
 	batchChars = protocol.MaxBatch
 )
 
@@ -35,12 +40,14 @@ type shift struct {
 	screen  Screen
 	warned  bool // the cover is shown
 
-	head    uint64 // newest event when a count began
+	head    uint64 // newest event when the stockroom was last read
+	counted uint64 // newest event when the count in hand began
 	begun   time.Time
 	touched time.Time
 	saved   map[protocol.Slot]bool
+	before  Draft     // as it was before expiry or batch were entered by hand
+	blind   time.Time // since when nobody can tell whether the door is shut; zero: somebody can
 	holding *hold
-	finger  time.Time // when a finger was last said to hold a button; zero: it left
 }
 
 // hold is a motor that runs while a finger stays on its button.
@@ -51,13 +58,39 @@ type hold struct {
 	done   chan error
 	before int // drops seen before it
 	counts bool
-	let    bool // the finger left before the end
+	let    atomic.Bool // the finger left before the end
+	joined sync.WaitGroup
 }
 
-// release stops the motor: the finger is gone.
-func (h *hold) release() {
-	h.let = true
-	h.stop()
+// finger is the finger on a button that is held. The page tells of it without the
+// queue of taps: what only says that it is still there must never begin anything.
+type finger struct {
+	mu   sync.Mutex
+	seen time.Time // guarded by mu; zero: it left
+}
+
+func (f *finger) came() { f.set(time.Now()) }
+func (f *finger) left() { f.set(time.Time{}) }
+
+func (f *finger) set(at time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.seen = at
+}
+
+// stays is told again and again; a finger that had gone does not come back by it.
+func (f *finger) stays() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if time.Since(f.seen) < holdLapse {
+		f.seen = time.Now()
+	}
+}
+
+func (f *finger) there() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return time.Since(f.seen) < holdLapse
 }
 
 // visit plays everything from the open door to the shut one. With the door open no
@@ -71,11 +104,22 @@ func (k *Kiosk) visit(ctx context.Context) {
 	defer func() { stop(); hands.Wait() }()
 	for s.open() && ctx.Err() == nil {
 		if a, ok := s.signIn(ctx); ok {
-			k.append(ctx, protocol.StaffIn{Staff: a.Staff})
-			s.work(ctx, a)
-			k.append(ctx, protocol.StaffOut{Staff: a.Staff})
+			s.stay(ctx, a)
 		}
 	}
+}
+
+// stay is one session, with its two records. Who cannot be recorded does not come in.
+func (s *shift) stay(ctx context.Context, a Account) {
+	bctx, cancel := context.WithTimeout(ctx, bookLimit)
+	err := s.k.shelf.Append(bctx, protocol.StaffIn{Staff: a.Staff})
+	cancel()
+	if err != nil {
+		s.k.o.Log.Error("staff not let in", "err", err)
+		return
+	}
+	defer s.k.append(context.WithoutCancel(ctx), protocol.StaffOut{Staff: a.Staff})
+	s.work(ctx, a)
 }
 
 // fetch takes what is brought. What nobody looks at is dropped: it would be stale.
@@ -110,7 +154,7 @@ type happening struct {
 
 // signIn waits for a badge, and asks for its PIN.
 func (s *shift) signIn(ctx context.Context) (Account, bool) {
-	s.v, s.warned = StaffView{}, false
+	s.v, s.warned, s.blind = StaffView{}, false, time.Time{}
 	cond, _ := s.k.guard.Watch()
 	s.v.Door = cond.Closed == protocol.FaultDoor
 	s.touched = time.Now()
@@ -150,7 +194,7 @@ func (s *shift) signIn(ctx context.Context) (Account, bool) {
 // pin asks for the six digits.
 func (s *shift) pin(ctx context.Context, a Account) bool {
 	typed := ""
-	s.screen, s.v.Account, s.v.Note = StaffPIN, a, Note{}
+	s.screen, s.v.Account, s.v.Note, s.blind = StaffPIN, a, Note{}, time.Time{}
 	for {
 		s.v.Typed = len(typed)
 		s.show()
@@ -226,8 +270,10 @@ func (s *shift) wait(ctx context.Context, limit time.Duration) happening {
 		switch {
 		case ctx.Err() != nil, !now.Door:
 			return happening{gone: true}
-		case now.Closed != cond.Closed:
+		case now.Closed != cond.Closed && limit == 0:
 			return happening{closed: true}
+		case s.blinded(now) && limit > 0:
+			return happening{gone: true}
 		case limit > 0 && quiet >= limit:
 			return happening{gone: true}
 		case limit > 0:
@@ -241,13 +287,6 @@ func (s *shift) wait(ctx context.Context, limit time.Duration) happening {
 		var done chan error
 		if s.holding != nil {
 			done = s.holding.done
-			switch end := s.finger.Add(holdLapse); {
-			case s.holding.let:
-			case time.Now().Before(end):
-				due = end
-			default: // the finger is gone, or its page
-				s.holding.release()
-			}
 		}
 		alarm := time.NewTimer(time.Until(due))
 		select {
@@ -273,6 +312,19 @@ func (s *shift) wait(ctx context.Context, limit time.Duration) happening {
 		}
 		alarm.Stop()
 	}
+}
+
+// blinded says that nobody could tell for too long whether the door is shut: a menu that
+// was left open must not wait on the public's screen for a touch.
+func (s *shift) blinded(c Condition) bool {
+	if c.Closed != protocol.FaultBoardSilent {
+		s.blind = time.Time{}
+		return false
+	}
+	if s.blind.IsZero() {
+		s.blind = time.Now()
+	}
+	return time.Since(s.blind) >= blindTime
 }
 
 // countDown shows how long the session lasts, and returns when to look again.
@@ -311,18 +363,8 @@ func (s *shift) press(t press) (happening, bool) {
 		return happening{gone: t.tap == TapOther}, t.tap == TapOther
 	}
 	s.touch()
-	began := t.tap == TapHold && time.Since(s.finger) >= holdLapse // else it is the same finger, still there
-	switch t.tap {
-	case TapHold:
-		s.finger = time.Now()
-	case TapLet:
-		s.finger = time.Time{}
-		if s.holding != nil {
-			s.holding.release()
-		}
-	}
-	if s.holding != nil || t.tap == TapLet || t.tap == TapHold && !began {
-		return happening{}, false
+	if s.holding != nil || t.tap == TapHold && (time.Since(t.at) > holdFresh || !s.k.finger.there()) {
+		return happening{}, false // a motor moves, or would for a finger that has gone
 	}
 	return happening{tap: t.tap, arg: t.arg}, true
 }
@@ -330,12 +372,14 @@ func (s *shift) press(t press) (happening, bool) {
 // work is the menu itself: one tap, one answer, until somebody leaves.
 func (s *shift) work(ctx context.Context, a Account) {
 	s.screen, s.begun, s.saved = StaffWork, time.Now(), map[protocol.Slot]bool{}
-	s.v.Account, s.v.Panel, s.v.Slot = a, PanelNeed, 0
+	s.v.Account, s.v.Panel, s.v.Slot, s.blind = a, PanelNeed, 0, time.Time{}
 	s.touch()
-	defer s.release()
+	defer s.release(ctx)
 	for {
-		if err := s.look(ctx); err != nil {
-			s.fail(err)
+		if s.holding == nil {
+			if err := s.look(ctx); err != nil {
+				s.fail(err)
+			}
 		}
 		s.show()
 		h := s.wait(ctx, staffIdle)
@@ -347,17 +391,33 @@ func (s *shift) work(ctx context.Context, a Account) {
 		case h.brought != nil:
 			s.take(*h.brought)
 		case h.tap != "":
+			if !s.still(ctx) {
+				return
+			}
 			s.answer(ctx, h.tap, h.arg)
 		}
 	}
 }
 
-// release stops a motor that is still held, and waits for it.
-func (s *shift) release() {
+// still asks whether the account is what it was when it came in: it may be taken back
+// while its holder stands here.
+func (s *shift) still(ctx context.Context) bool {
+	bctx, cancel := context.WithTimeout(ctx, bookLimit)
+	defer cancel()
+	a, ok, err := s.s.Lobby.Still(bctx, s.v.Account.Staff)
+	if err != nil {
+		s.fail(err)
+		return true // what it does next is refused by the same disk
+	}
+	return ok && a == s.v.Account
+}
+
+// release stops a motor that is still held, and records what it let go.
+func (s *shift) release(ctx context.Context) {
 	if s.holding != nil {
+		s.holding.let.Store(true)
 		s.holding.stop()
-		<-s.holding.done // the board stops it within 300 ms
-		s.holding = nil
+		s.turned(context.WithoutCancel(ctx), <-s.holding.done) // the board stops it within 300 ms
 	}
 }
 
@@ -437,6 +497,9 @@ func (s *shift) take(b Brought) {
 func (s *shift) carton(c Carton) {
 	s.v.Ready = slices.DeleteFunc(s.v.Ready, func(r Carton) bool { return r.Product == c.Product })
 	s.v.Ready = append(s.v.Ready, c)
+	if s.v.Panel == PanelSure {
+		s.home() // what was asked is no longer what would be recorded
+	}
 	cell := s.v.Cell()
 	switch {
 	case s.v.Slot == 0 || s.v.Panel != PanelLoad:
@@ -459,10 +522,10 @@ func (s *shift) pick(slot protocol.Slot) {
 	switch {
 	case cell.Slot == 0:
 		s.home()
-	case len(cell.Unknown) > 0:
-		s.v.Panel = PanelUnknown
 	case !s.v.Account.changes():
 		s.count(0)
+	case len(cell.Unknown) > 0:
+		s.v.Panel = PanelUnknown
 	default:
 		s.load()
 	}
@@ -487,7 +550,7 @@ func (s *shift) load() {
 // count begins to count one lot. What should be there is not shown.
 func (s *shift) count(lot int) {
 	cell := s.v.Cell()
-	if lot >= len(cell.Lots) {
+	if lot >= len(cell.Batches()) {
 		if lot == 0 {
 			s.note(Note{Key: "staff.nothing", N: int(s.v.Slot)})
 		}
@@ -498,7 +561,8 @@ func (s *shift) count(lot int) {
 		s.load()
 		return
 	}
-	l := cell.Lots[lot]
+	l := cell.Batches()[lot]
+	s.counted = s.head
 	s.v.Panel, s.v.Draft = PanelCount, Draft{Lot: lot, Batch: l.Batch, Expiry: l.Expiry}
 }
 
@@ -517,13 +581,19 @@ func (s *shift) answer(ctx context.Context, t Tap, arg string) {
 	case TapCancel:
 		s.v.Note = Note{}
 		switch s.v.Panel {
-		case PanelExpiry, PanelBatch, PanelTake, PanelCount:
+		case PanelExpiry, PanelBatch:
+			s.v.Panel, s.v.Draft = PanelLoad, s.before
+		case PanelDiffers:
+			s.count(s.v.Draft.Lot)
+		case PanelTake, PanelCount:
 			if s.v.Account.changes() {
-				s.v.Panel = PanelLoad
+				s.load()
 				return
 			}
+			s.home()
+		default:
+			s.home()
 		}
-		s.home()
 		return
 	case TapNext:
 		s.screen = StaffWork
@@ -556,8 +626,11 @@ func (s *shift) answer(ctx context.Context, t Tap, arg string) {
 			s.note(Note{Key: "staff.scanfirst"})
 		}
 	case PanelSure:
-		if t == TapSave {
+		switch {
+		case t == TapSave && d.N == s.v.Fills():
 			s.fillAll(ctx)
+		case t == TapSave:
+			s.home() // something moved meanwhile: it is asked again
 		}
 	case PanelLoad:
 		s.loading(ctx, t, arg)
@@ -583,11 +656,12 @@ func (s *shift) turnTo(arg string) {
 			s.note(Note{Key: "staff.nothing", N: int(s.v.Slot)})
 			return
 		}
-		s.v.Panel, s.v.Draft = PanelTake, Draft{N: cell.Lots[0].Pieces, Batch: cell.Lots[0].Batch, Expiry: cell.Lots[0].Expiry}
+		front := cell.Batches()[0]
+		s.v.Panel, s.v.Draft = PanelTake, Draft{N: front.Pieces, Batch: front.Batch, Expiry: front.Expiry}
 	case PanelCount:
 		s.count(0)
 	case PanelExpiry, PanelBatch:
-		s.v.Panel = Panel(arg)
+		s.before, s.v.Panel = s.v.Draft, Panel(arg)
 	}
 }
 
@@ -711,6 +785,9 @@ func (s *shift) dating(t Tap, arg string) {
 		m += time.Month(step)
 	case TapSave:
 		s.v.Panel = PanelLoad
+		return
+	default:
+		return
 	}
 	s.v.Draft.Expiry = protocol.DateOnly(time.Date(y, m+1, 0, 0, 0, 0, 0, time.UTC).Format(time.DateOnly))
 }
@@ -734,15 +811,16 @@ func (s *shift) naming(t Tap, arg string) {
 func (s *shift) taking(ctx context.Context, t Tap, arg string) {
 	cell := s.v.Cell()
 	d := &s.v.Draft
-	if d.Lot >= len(cell.Lots) {
+	lots := cell.Batches()
+	if d.Lot >= len(lots) {
 		s.home()
 		return
 	}
-	l := cell.Lots[d.Lot]
+	l := lots[d.Lot]
 	switch t {
 	case TapLot:
-		if i, err := strconv.Atoi(arg); err == nil && i >= 0 && i < len(cell.Lots) {
-			l = cell.Lots[i]
+		if i, err := strconv.Atoi(arg); err == nil && i >= 0 && i < len(lots) {
+			l = lots[i]
 			*d = Draft{Lot: i, N: l.Pieces, Batch: l.Batch, Expiry: l.Expiry}
 		}
 	case TapLess:
@@ -770,7 +848,7 @@ func (s *shift) taking(ctx context.Context, t Tap, arg string) {
 func (s *shift) counting(ctx context.Context, t Tap, arg string) {
 	cell := s.v.Cell()
 	d := &s.v.Draft
-	if d.Lot >= len(cell.Lots) {
+	if d.Lot >= len(cell.Batches()) {
 		s.home()
 		return
 	}
@@ -787,7 +865,7 @@ func (s *shift) counting(ctx context.Context, t Tap, arg string) {
 			s.note(Note{Key: "staff.countfirst"})
 			return
 		}
-		s.v.Expected = cell.Lots[d.Lot].Pieces
+		s.v.Expected = cell.Batches()[d.Lot].Pieces
 		if d.N == s.v.Expected {
 			s.bookCount(ctx, "")
 			return
@@ -807,20 +885,25 @@ func (d *Draft) number() string {
 // Why a count differs from the record.
 var countReasons = []string{"missing", "found", "miscount", "damaged"}
 
-// bookCount records a count, as of the moment its panel was read.
+// bookCount records a count, as of the moment its panel was opened.
 func (s *shift) bookCount(ctx context.Context, reason string) {
 	cell := s.v.Cell()
 	d := s.v.Draft
-	if reason != "" && !slices.Contains(countReasons, reason) || d.Lot >= len(cell.Lots) {
+	lots := cell.Batches()
+	if reason != "" && !slices.Contains(countReasons, reason) || d.Lot >= len(lots) {
 		return
 	}
 	ok := s.do(ctx, cell.Slot, Note{Key: "staff.counted", N: int(cell.Slot)}, func(ctx context.Context) error {
-		return s.s.Stock.Count(ctx, cell.Lots[d.Lot].stock(cell.Slot), d.N, s.head, reason, s.v.Account.Staff)
+		return s.s.Stock.Count(ctx, lots[d.Lot].stock(cell.Slot), d.N, s.counted, reason, s.v.Account.Staff)
 	})
 	switch {
-	case ok && d.N > 0 && d.Lot+1 < len(cell.Lots):
+	case ok && d.Lot+1 < len(lots):
 		n := s.v.Note
-		s.count(d.Lot + 1)
+		if err := s.look(ctx); err != nil { // what was counted as none is gone from the queue
+			s.fail(err)
+			return
+		}
+		s.count(d.Lot + min(1, d.N))
 		s.note(n)
 	case ok:
 		s.home()
@@ -846,16 +929,43 @@ func (s *shift) resolving(ctx context.Context, t Tap) {
 	}
 }
 
-// hold starts a motor that runs while the finger stays.
+// hold starts a motor that runs while the finger stays. A slot with an open vend is
+// not touched: what falls could be the box that vend is about.
 func (s *shift) hold(ctx context.Context, what string) {
 	move := map[string]func(context.Context, protocol.Slot) error{"test": s.s.Bench.TestTurn, "home": s.s.Bench.Home}[what]
-	if move == nil {
+	if err := s.look(ctx); err != nil {
+		s.fail(err)
+		return
+	}
+	cell := s.v.Cell()
+	switch {
+	case move == nil:
+		return
+	case len(cell.Unknown) > 0 || cell.Held > 0:
+		s.note(Note{Key: "staff.refused.open", Bad: true})
 		return
 	}
 	hctx, stop := context.WithCancel(ctx)
 	h := &hold{what: what, slot: s.v.Slot, stop: stop, done: make(chan error, 1)}
 	h.before, h.counts = s.s.Bench.Drops()
-	go func() { h.done <- move(hctx, h.slot) }() // joined by release, or by whoever takes done
+	h.joined.Go(func() { // looks by itself: the menu may be waiting for the disk
+		again := time.NewTicker(holdLook)
+		defer again.Stop()
+		for hctx.Err() == nil {
+			if cond, _ := s.k.guard.Watch(); !cond.Door || !s.k.finger.there() {
+				h.let.Store(true)
+				stop()
+			}
+			select {
+			case <-again.C:
+			case <-hctx.Done():
+			}
+		}
+	})
+	h.joined.Go(func() {
+		h.done <- move(hctx, h.slot)
+		stop()
+	})
 	s.holding, s.v.Held = h, what
 }
 
@@ -863,7 +973,12 @@ func (s *shift) hold(ctx context.Context, what string) {
 func (s *shift) turned(ctx context.Context, err error) {
 	h := s.holding
 	h.stop()
+	h.joined.Wait()
 	s.holding, s.v.Held = nil, ""
+	s.k.finger.left() // one turn for one touch
+	sctx, cancel := context.WithTimeout(ctx, settleTime)
+	s.s.Bench.Settled(sctx)
+	cancel()
 	fell, counts := s.s.Bench.Drops()
 	fell -= h.before
 	switch {
@@ -871,10 +986,13 @@ func (s *shift) turned(ctx context.Context, err error) {
 		s.do(ctx, h.slot, Note{Key: "staff.fell", N: fell}, func(ctx context.Context) error {
 			return s.s.Stock.Tested(ctx, h.slot, fell, s.v.Account.Staff)
 		})
+		if d := &s.v.Draft; s.v.Panel == PanelLoad && s.v.Slot == h.slot {
+			d.N, d.Typed = max(0, d.N-fell), true // it is about what stands in the slot, and that is less now
+		}
 	case err != nil:
 		s.k.o.Log.Warn("motor held by staff", "slot", h.slot, "err", err)
 		s.note(Note{Key: "staff.notturned", N: int(h.slot), Bad: true})
-	case h.let:
+	case h.let.Load():
 		s.note(Note{Key: "staff.stopped", N: int(h.slot)})
 	case h.what == "test":
 		s.note(Note{Key: "staff.nonefell", N: int(h.slot), Bad: true})

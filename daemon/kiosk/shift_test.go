@@ -119,7 +119,14 @@ func (s *store) Count(_ context.Context, st protocol.Stock, n int, asOf uint64, 
 		if err != nil {
 			return err
 		}
-		l.Pieces = n
+		have := 0
+		for i := range b.Lots {
+			if b.Lots[i].stock(b.Slot) == st {
+				have += b.Lots[i].Pieces
+			}
+		}
+		l.Pieces += n - have
+		b.Lots = slices.DeleteFunc(b.Lots, func(l Lot) bool { return l.Pieces == 0 })
 		return nil
 	})
 }
@@ -156,11 +163,19 @@ func (s *store) Resolve(_ context.Context, id protocol.VendID, out protocol.Outc
 type lobby struct {
 	mu    sync.Mutex
 	wrong int
+	gone  bool // the accounts were taken back
 }
 
 func (*lobby) Who(_ context.Context, b protocol.Badge) (Account, bool, error) {
 	a, ok := map[string]Account{"04AA": {"s-104", protocol.RoleRestocker}, "04BB": {"s-9", protocol.RoleAuditor}}[b.UID]
 	return a, ok, nil
+}
+
+func (l *lobby) Still(_ context.Context, staff string) (Account, bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a := map[string]Account{"s-104": {"s-104", protocol.RoleRestocker}, "s-9": {"s-9", protocol.RoleAuditor}}[staff]
+	return a, !l.gone, nil
 }
 
 func (l *lobby) Check(_ context.Context, _, pin string) (Verdict, error) {
@@ -179,6 +194,7 @@ func (l *lobby) Check(_ context.Context, _, pin string) (Verdict, error) {
 type motor struct {
 	mu    sync.Mutex
 	drops int
+	late  int // falls after the motor has stopped
 	jams  bool
 	note  func(format string, a ...any)
 }
@@ -202,6 +218,14 @@ func (m *motor) turn(ctx context.Context, slot protocol.Slot, fall int) error {
 	m.drops += fall
 	m.note("  motor: slot %d is home", slot)
 	return nil
+}
+
+// Settled lets fall what was on its way.
+func (m *motor) Settled(context.Context) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.drops += m.late
+	m.late = 0
 }
 
 func (m *motor) Drops() (int, bool) {
@@ -381,6 +405,18 @@ func round(t *testing.T, script string) string {
 			room.mu.Lock()
 			room.head++
 			room.mu.Unlock()
+		case "late":
+			bench.mu.Lock()
+			bench.late = 1
+			bench.mu.Unlock()
+		case "revoked":
+			who.mu.Lock()
+			who.gone = true
+			who.mu.Unlock()
+		case "again": // batch B1 stands behind another one too, in slot 3
+			room.mu.Lock()
+			room.bays[2].Lots = append(room.bays[2].Lots, room.bays[2].Lots[0])
+			room.mu.Unlock()
 		case "jammed":
 			bench.mu.Lock()
 			bench.jams = true
@@ -395,8 +431,9 @@ func round(t *testing.T, script string) string {
 			if err != nil {
 				t.Fatalf("step %q: %v", line, err)
 			}
+			k.Tap(v.Serial, TapHold, f[1])
 			for end := time.Now().Add(w); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
-				k.Tap(v.Serial, TapHold, f[1])
+				k.Tap(v.Serial, TapStill, "")
 			}
 			if f[3] != "lost" {
 				k.Tap(v.Serial, TapLet, "")

@@ -28,6 +28,8 @@ type Verdict struct {
 type Lobby interface {
 	// Who returns whose badge it is; ok is false for a badge that nobody here has.
 	Who(ctx context.Context, b protocol.Badge) (a Account, ok bool, err error)
+	// Still returns what an account may do now; ok is false once it was taken back.
+	Still(ctx context.Context, staff string) (a Account, ok bool, err error)
 	// Check judges a PIN. It may take a second: that is its point.
 	Check(ctx context.Context, staff, pin string) (Verdict, error)
 }
@@ -70,6 +72,21 @@ func (b Bay) Pieces() int {
 		n += l.Pieces
 	}
 	return n
+}
+
+// Batches are what stands in the bay, one of each batch, in the order of the first of
+// each: boxes of one batch can only be counted and taken out together.
+func (b Bay) Batches() []Lot {
+	var all []Lot
+	for _, l := range b.Lots {
+		same := func(o Lot) bool { return o.Product == l.Product && o.Batch == l.Batch && o.Expiry == l.Expiry }
+		if i := slices.IndexFunc(all, same); i >= 0 {
+			all[i].Pieces += l.Pieces
+			continue
+		}
+		all = append(all, l)
+	}
+	return all
 }
 
 // Room is how many more it takes.
@@ -115,6 +132,8 @@ type Bench interface {
 	// TestTurn makes one turn and Home brings the slot home, while ctx lives.
 	TestTurn(ctx context.Context, slot protocol.Slot) error
 	Home(ctx context.Context, slot protocol.Slot) error
+	// Settled waits until the last motion is over, its drops seen and counted, or for ctx.
+	Settled(ctx context.Context)
 	// Drops is how many pieces the drop sensor has seen in its life; ok is false where
 	// there is no such count.
 	Drops() (n int, ok bool)
@@ -149,7 +168,7 @@ const (
 	TapSave    Tap = "save"
 	TapCancel  Tap = "cancel"
 	TapPanel   Tap = "panel"  // argument: load, take, count, expiry or batch
-	TapLot     Tap = "lot"    // argument: its place in the queue, from 0
+	TapLot     Tap = "lot"    // argument: its place among the batches, from 0
 	TapYear    Tap = "year"   // argument: + or -
 	TapMonth   Tap = "month"  // likewise
 	TapKey     Tap = "key"    // argument: one character of a batch number
@@ -158,8 +177,9 @@ const (
 	TapOn      Tap = "on"     // every block that staff may lift is lifted
 	TapGave    Tap = "gave"   // the unknown vend did give its box
 	TapKept    Tap = "kept"   // it did not
-	TapHold    Tap = "hold"   // argument: test or home; again and again while the finger stays
-	TapLet     Tap = "let"    // the finger left
+	TapHold    Tap = "hold"   // argument: test or home; the finger came
+	TapStill   Tap = "still"  // again and again while it stays; it never begins anything
+	TapLet     Tap = "let"    // it left
 	TapFinish  Tap = "finish"
 	TapExit    Tap = "exit"
 )

@@ -205,6 +205,20 @@ func (b *Book) Who(ctx context.Context, badge protocol.Badge) (account string, r
 	return "", "", false, nil
 }
 
+// Role returns what an account may do here; ok is false for one that is not, or no
+// longer, valid.
+func (b *Book) Role(ctx context.Context, account string) (role protocol.Role, ok bool, err error) {
+	all, err := b.store.Accounts(ctx)
+	if err != nil {
+		return "", false, fmt.Errorf("staff: %w", err)
+	}
+	i := slices.IndexFunc(all, func(k Kept) bool { return k.Staff == account })
+	if i < 0 {
+		return "", false, nil
+	}
+	return all[i].Role, true, nil
+}
+
 // WrongError says that the PIN is not the account's.
 type WrongError struct {
 	Left int           // tries before the account is locked

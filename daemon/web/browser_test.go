@@ -177,6 +177,7 @@ func TestBrowser(t *testing.T) {
 	t.Run("keys only", b.testKeysOnly)
 	t.Run("updates in place", b.testUpdatesInPlace)
 	t.Run("fingers", b.testFingers)
+	t.Run("held buttons", b.testHeld)
 	t.Run("first paint", b.testFirstPaint)
 	t.Run("voice", b.testVoice)
 	t.Run("lost", b.testLost)
@@ -392,16 +393,18 @@ func (b *tab) testUpdatesInPlace(t *testing.T) {
 	}
 }
 
+// hand puts fingers on the page.
+const hand = `window.finger = (kind, id, selector) => {
+		const r = document.querySelector(selector).getBoundingClientRect();
+		const at = document.elementFromPoint(r.x + r.width / 2, r.y + r.height / 2);
+		at.dispatchEvent(new PointerEvent(kind, {bubbles: true, pointerId: id, pointerType: 'touch', isPrimary: id === 1, clientX: r.x + r.width / 2, clientY: r.y + r.height / 2}));
+	};`
+
 // A finger presses what it went down on and came up from: not what it slid to, not
 // twice within 400 ms, and not together with a second finger.
 func (b *tab) testFingers(t *testing.T) {
 	b.open(t)
 	b.show(sceneNamed(t, "take"))
-	const hand = `window.finger = (kind, id, selector) => {
-		const r = document.querySelector(selector).getBoundingClientRect();
-		const at = document.elementFromPoint(r.x + r.width / 2, r.y + r.height / 2);
-		at.dispatchEvent(new PointerEvent(kind, {bubbles: true, pointerId: id, pointerType: 'touch', isPrimary: id === 1, clientX: r.x + r.width / 2, clientY: r.y + r.height / 2}));
-	};`
 	b.script(hand)
 	b.script(`finger('pointerdown', 1, '[data-tap=next]'); finger('pointerup', 1, '[data-tap=other]');
 		finger('pointerdown', 1, '[data-tap=other]'); finger('pointerdown', 2, '[data-tap=next]'); finger('pointerup', 2, '[data-tap=next]'); finger('pointerup', 1, '[data-tap=other]');
@@ -420,6 +423,52 @@ func (b *tab) testFingers(t *testing.T) {
 	b.script(`finger('pointerdown', 1, 'h1'); finger('pointerup', 1, 'h1');`)
 	if got := b.tapped(); got.Tap != kiosk.TapNext {
 		t.Errorf("dimmed: got tap %q, want one that wakes", got.Tap)
+	}
+}
+
+// A button that turns a motor says once that a finger came, then that it stays, and
+// that it left: by finger and by key, and also when the finger slides away.
+func (b *tab) testHeld(t *testing.T) {
+	b.open(t)
+	b.show(sceneNamed(t, "staffload"))
+	b.script(hand)
+	held := func(how string) {
+		t.Helper()
+		if got := b.tapped(); got.Tap != kiosk.TapHold || got.Arg != "test" {
+			t.Fatalf("%s: got %+v, want the hold of a test", how, got)
+		}
+		for range 2 {
+			if got := b.tapped(); got.Tap != kiosk.TapStill || got.Arg != "" {
+				t.Errorf("%s: got %+v, want that it stays", how, got)
+			}
+		}
+	}
+	let := func(how string) {
+		t.Helper()
+		for {
+			switch got := b.tapped(); got.Tap {
+			case kiosk.TapStill: // it was on its way
+				continue
+			case kiosk.TapLet:
+				return
+			default:
+				t.Fatalf("%s: got %+v, want that it left", how, got)
+			}
+		}
+	}
+	b.script(`finger('pointerdown', 1, '[data-tap=hold][data-arg=test]');`)
+	held("finger")
+	b.script(`finger('pointerup', 1, '[data-tap=cancel]');`)
+	let("finger that slid away")
+	b.script(`document.querySelector('[data-tap=hold][data-arg=test]').focus(); dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', cancelable: true}));`)
+	held("key")
+	b.script(`dispatchEvent(new KeyboardEvent('keyup', {key: 'Enter'}));`)
+	let("key")
+	b.quiet()
+	select {
+	case got := <-b.stage.taps:
+		t.Errorf("after all of it came %+v", got)
+	default:
 	}
 }
 

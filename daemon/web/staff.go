@@ -34,6 +34,7 @@ type key struct {
 	Fast  bool // may be pressed again at once
 	Hold  bool // acts while a finger holds it
 	On    bool
+	Esc   bool // the tactile back key presses it
 }
 
 // Key is a button with a phrase of the catalogue on it.
@@ -45,7 +46,7 @@ func (s scene) Key(tap kiosk.Tap, arg, phrase string) key {
 func (k key) Main() key { k.Class = "main"; return k }
 
 // Back is the button that leads back.
-func (k key) Back() key { k.Class = "quiet"; return k }
+func (k key) Back() key { k.Class, k.Esc = "quiet", true; return k }
 
 // Fast is a button that is pressed several times in a row.
 func (s scene) Fast(tap kiosk.Tap, arg, phrase string) key {
@@ -174,7 +175,7 @@ func (s scene) Grid() []square {
 func (q square) Number() string { return fmt.Sprintf("%02d", q.Slot) }
 
 // Letter is its product's.
-func (q square) Letter() string { return q.scene.product(q.Product).Letter }
+func (q square) Letter() string { return q.scene.product(q.Cell.Product).Letter }
 
 // Count is how many stand in it.
 func (q square) Count() string {
@@ -195,19 +196,9 @@ func (q square) Tag() template.HTML {
 	return q.scene.T("staff.mark." + string(q.Mark))
 }
 
-// Label is the square for who cannot see it.
-func (q square) Label() string {
-	s := q.scene
-	t := s.with("n", strconv.Itoa(int(q.Slot)))
-	t.vars["name"] = pick(s.lang(), s.product(q.Product).Name)
-	label := t.Text("staff.slot.label")
-	if c := q.Count(); c != "" {
-		label += ", " + c + "/" + strconv.Itoa(q.Capacity)
-	}
-	if q.Mark != kiosk.MarkOK {
-		label += ", " + s.Text("staff.mark."+string(q.Mark))
-	}
-	return label
+// Product is the name of what belongs there, for who cannot see the cabinet.
+func (q square) Product() template.HTML {
+	return words.Plain(pick(q.scene.lang(), q.scene.product(q.Cell.Product).Name))
 }
 
 func (s scene) product(id protocol.ProductID) kiosk.Choice {
@@ -291,8 +282,8 @@ func (s scene) SureText() template.HTML { return s.count("staff.sure", s.Staff.D
 func (s scene) OfHow() string {
 	c := s.Staff.Cell()
 	of := c.Capacity
-	if s.Staff.Panel == kiosk.PanelTake && s.Staff.Draft.Lot < len(c.Lots) {
-		of = c.Lots[s.Staff.Draft.Lot].Pieces
+	if s.Staff.Panel == kiosk.PanelTake && s.Staff.Draft.Lot < len(c.Batches()) {
+		of = c.Batches()[s.Staff.Draft.Lot].Pieces
 	}
 	return "/" + strconv.Itoa(of)
 }
@@ -346,7 +337,7 @@ func (s scene) SwitchKey() key {
 // Lots are the batches that stand in the slot, front first.
 func (s scene) Lots() []key {
 	var keys []key
-	for i, l := range s.Staff.Cell().Lots {
+	for i, l := range s.Staff.Cell().Batches() {
 		keys = append(keys, key{Tap: kiosk.TapLot, Arg: strconv.Itoa(i), Class: "field", On: i == s.Staff.Draft.Lot, Words: words.Plain(fmt.Sprintf("%s · %s", l.Batch, l.Expiry[2:7]))})
 	}
 	return keys

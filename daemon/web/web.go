@@ -173,7 +173,7 @@ func decodePress(b []byte) (press, error) {
 	case kiosk.TapNext, kiosk.TapBack, kiosk.TapOther, kiosk.TapMore,
 		kiosk.TapLang, kiosk.TapBig, kiosk.TapContrast, kiosk.TapDiscreet, kiosk.TapVoice, kiosk.TapVolume,
 		kiosk.TapErase, kiosk.TapLess, kiosk.TapPlus, kiosk.TapFill, kiosk.TapFillAll, kiosk.TapSave, kiosk.TapCancel,
-		kiosk.TapOff, kiosk.TapOn, kiosk.TapGave, kiosk.TapKept, kiosk.TapLet, kiosk.TapFinish, kiosk.TapExit:
+		kiosk.TapOff, kiosk.TapOn, kiosk.TapGave, kiosk.TapKept, kiosk.TapStill, kiosk.TapLet, kiosk.TapFinish, kiosk.TapExit:
 		if p.Arg != "" {
 			return press{}, fmt.Errorf("tap %q takes no argument", p.Tap)
 		}

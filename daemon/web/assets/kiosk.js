@@ -64,12 +64,12 @@
   const button = (e) => e && e.closest('[data-tap]');
   const dim = () => 'dim' in root.dataset;
 
+  // One after the other, so that they arrive in the order in which they were pressed.
+  let sent = Promise.resolve();
   function send(tap, arg) {
-    fetch('/tap', {
-      method: 'POST',
-      headers: { 'Content-Type': 'application/json' },
-      body: JSON.stringify({ token, serial: Number(serial), tap, arg }),
-    }).then((r) => { if (r.status === 403) location.reload(); }, () => { /* the stream notices too */ });
+    const body = JSON.stringify({ token, serial: Number(serial), tap, arg });
+    sent = sent.then(() => fetch('/tap', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body, signal: AbortSignal.timeout(3000) }))
+      .then((r) => { if (r.status === 403) location.reload(); }, () => { /* the stream notices too */ });
   }
   function press(b) {
     const now = performance.now();
@@ -84,7 +84,7 @@
   function grip(b) {
     letGoOf();
     send(b.dataset.tap, b.dataset.arg);
-    holding = setInterval(() => send(b.dataset.tap, b.dataset.arg), 200);
+    holding = setInterval(() => send('still'), 200);
   }
   function letGoOf() {
     if (holding === null) return;
@@ -130,9 +130,10 @@
     if (e.key === 'Escape') {
       const b = main.querySelector('[data-esc]');
       if (b && !e.repeat && lost.hidden) press(b);
-    } else if (e.key === 'Enter') {
-      if (e.repeat) e.preventDefault();
-      else if (document.activeElement && 'hold' in document.activeElement.dataset) grip(document.activeElement);
+    } else if (e.key === 'Enter' || e.key === ' ') {
+      const holds = document.activeElement && 'hold' in document.activeElement.dataset;
+      if (e.repeat || holds) e.preventDefault();
+      if (holds && !e.repeat) grip(document.activeElement);
     } else if (e.key === 'Tab') {
       // Round and round: there is nothing outside this page.
       const all = [...document.querySelectorAll('button')].filter((b) => !b.closest('[inert]'));
