@@ -41,6 +41,7 @@ type Book interface {
 // Rules is what the ledger says of serving at all.
 type Rules interface {
 	Standing(ctx context.Context) ([]protocol.FaultRaised, error) // faults recorded and not cleared
+	DoorOpen(ctx context.Context) (bool, error)                   // as it was last recorded
 	Paused() bool
 	Clock() protocol.Clock
 	Watch() <-chan struct{} // closed when any of it changes
@@ -119,6 +120,9 @@ func (w *Warden) Run(ctx context.Context) error {
 		if judges(f.Fault) {
 			w.standing[f] = true
 		}
+	}
+	if w.door, err = w.rules.DoorOpen(ctx); err != nil {
+		return fmt.Errorf("read the door: %w", err)
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()

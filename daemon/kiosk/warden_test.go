@@ -26,6 +26,7 @@ type chapter struct {
 	open     int // what Recover reports
 	recovers int
 	paused   bool
+	doorWas  bool // open, by the last record
 	clock    protocol.Clock
 	changed  chan struct{}
 }
@@ -90,6 +91,8 @@ func (c *chapter) Recover(context.Context) (int, error) {
 	return c.open, nil
 }
 
+func (c *chapter) DoorOpen(context.Context) (bool, error) { return c.doorWas, nil }
+
 func (c *chapter) Paused() bool { c.mu.Lock(); defer c.mu.Unlock(); return c.paused }
 
 func (c *chapter) Clock() protocol.Clock { c.mu.Lock(); defer c.mu.Unlock(); return c.clock }
@@ -122,7 +125,7 @@ func TestWarden(t *testing.T) {
 		time.Sleep(time.Hour - time.Duration(time.Now().Minute())*time.Minute) // the full hour
 		book := &chapter{t: t, standing: map[protocol.FaultRaised]bool{{Fault: protocol.FaultJam, Slot: 3}: true,
 			{Fault: protocol.FaultChain}: true, {Fault: protocol.FaultUnknownVend, Slot: 4}: true}, // the last two are the ledger's own
-			clock: protocol.ClockSynced, changed: make(chan struct{})}
+			doorWas: true, clock: protocol.ClockSynced, changed: make(chan struct{})}
 		body, cards := newSignal(Body{}), newSignal(Presence{Ready: true})
 		w := NewWarden(body, cards, book, book, book, slog.New(slog.DiscardHandler))
 		ctx, cancel := context.WithCancel(t.Context())
@@ -145,8 +148,8 @@ func TestWarden(t *testing.T) {
 		}{
 			{"nothing answers yet", func() {}, 0, "", protocol.FaultBoardSilent},
 			{"still nothing", func() {}, grace, "raised F-100 slot 0", protocol.FaultBoardSilent},
-			{"the board says hello: its ids are noted, open vends asked for, old faults cleared", func() { body.set(good) }, 0,
-				"board a7 knows 40; cleared F-001 slot 3; cleared F-100 slot 0", 0},
+			{"the board says hello: its ids are noted, open vends asked for, a door that was shut meanwhile recorded, old faults cleared", func() { body.set(good) }, 0,
+				"board a7 knows 40; cleared F-001 slot 3; cleared F-100 slot 0; door.closed", 0},
 			{"the door", func() { body.set(with(func(b *Body) { b.DoorOpen = true })) }, 0, "door.opened", protocol.FaultDoor},
 			{"closed again", func() { body.set(good) }, 0, "door.closed", 0},
 			{"a jam in one slot closes nothing", func() {

@@ -23,6 +23,22 @@ func (l *Ledger) Append(ctx context.Context, e protocol.Event) error {
 	return l.tx(ctx, "append "+string(e.Kind()), func(t *tx) error { return t.append(e) })
 }
 
+// DoorOpen says how the chain left the service door: a daemon that starts with the door
+// shut has to record that it was shut, if the last it heard was that it was opened.
+func (l *Ledger) DoorOpen(ctx context.Context) (open bool, err error) {
+	err = l.read(ctx, "last word on the door", func(t *tx) error {
+		var kind string
+		err := t.row(`SELECT json_extract(CAST(body AS TEXT), '$.kind') AS kind FROM event WHERE kind IN (?, ?) ORDER BY seq DESC LIMIT 1`,
+			protocol.KindDoorOpened, protocol.KindDoorClosed).Scan(&kind)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		open = kind == string(protocol.KindDoorOpened)
+		return err
+	})
+	return open, err
+}
+
 // Head returns the newest record of the chain.
 func (l *Ledger) Head() protocol.Head {
 	l.mu.Lock()

@@ -867,6 +867,23 @@ func TestAppendRefusesWhatTheLedgerTells(t *testing.T) {
 	}
 }
 
+func TestDoor(t *testing.T) {
+	t.Parallel()
+	d := setUp(t)
+	for i, want := range []bool{false, true, false, true} {
+		if open, err := d.DoorOpen(d.ctx); open != want || err != nil {
+			t.Errorf("%d: open %t, %v; want %t", i, open, err, want)
+		}
+		var e protocol.Event = protocol.DoorOpened{}
+		if want {
+			e = protocol.DoorClosed{}
+		}
+		d.ok(d.Append(d.ctx, e))
+		d.ok(d.Append(d.ctx, protocol.CardLeft{}))
+		d.reopen()
+	}
+}
+
 func TestFaultsAreWrittenOnChange(t *testing.T) {
 	t.Parallel()
 	d := setUp(t)
