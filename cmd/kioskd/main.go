@@ -142,8 +142,9 @@ func run(ctx context.Context, cfg cabinet.Config, with cabinet.Means, log *slog.
 	if err != nil {
 		return err
 	}
+	jack := headphones(cfg.Screen.Jack, log.With("part", "scan", "device", cfg.Screen.Jack))
 	booth := kiosk.New(reader, shelf{book}, dispenser, alive.guard(entrance), kiosk.Options{Machine: cfg.Machine, Zone: cfg.Location(),
-		Consent: cfg.Consent == "tap", Desired: book.Desired, Service: service(cfg, who, book, fitted), Log: log.With("part", "kiosk")})
+		Consent: cfg.Consent == "tap", Desired: book.Desired, Service: service(cfg, who, book, fitted), Jack: jack, Log: log.With("part", "kiosk")})
 	id, err := newIdentity(cfg, log.With("part", "identity"))
 	if err != nil {
 		return err
@@ -213,6 +214,7 @@ func run(ctx context.Context, cfg cabinet.Config, with cabinet.Means, log *slog.
 		}
 	})
 	lean(fitted.Run)
+	lean(jack.Run)
 	lean(line.Run)
 	lean(tell.Run)
 	if cfg.District.Secure() {

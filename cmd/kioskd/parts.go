@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"syscall"
 
 	"yaoju/daemon/cabinet"
@@ -11,6 +12,7 @@ import (
 	"yaoju/daemon/kiosk"
 	"yaoju/daemon/ledger"
 	"yaoju/daemon/machine"
+	"yaoju/daemon/scan"
 	"yaoju/protocol"
 )
 
@@ -31,6 +33,17 @@ func (c cards) Read(ctx context.Context, p protocol.Policy) (kiosk.Holder, error
 		Marks: dispense.Marks{Current: dispense.Mark(h.Marks.Current), Previous: dispense.Mark(h.Marks.Previous)},
 		AgeOK: h.AgeOK, ValidOK: h.ValidOK,
 	}, err
+}
+
+// headphones is the socket at path, or one that never has a plug in it.
+func headphones(path string, log *slog.Logger) *scan.Jack {
+	return scan.NewJack(func(ctx context.Context) (scan.JackLine, error) {
+		if path == "" {
+			<-ctx.Done() // there is none
+			return nil, ctx.Err()
+		}
+		return scan.OpenJack(path)
+	}, log)
 }
 
 // shelf is the ledger as the session asks it.

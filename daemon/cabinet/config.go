@@ -67,6 +67,7 @@ func (c Config) Configure() board.Configure { return c.fitting.own.Config }
 // Screen is where the pages are served.
 type Screen struct {
 	Listen string `toml:"listen"` // loopback only, with a port from 1 to 65535
+	Jack   string `toml:"jack"`   // input device of the headphone socket, such as "/dev/input/by-path/platform-soc:sound-event"; empty: nobody can tell whether a plug is in
 	Voice  string `toml:"voice"`  // folder of recordings (LANGUAGE/NAME.opus) that take the place of the built-in ones; empty: none
 	Frame  string `toml:"frame"`  // origin that may frame the page: the demo bench; empty: nobody
 }
