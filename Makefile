@@ -72,7 +72,7 @@ desk: tools
 
 # pictures takes the README's pictures from the real programs.
 pictures: tools
-	$(GO) test ./cmd/yaoju -run TestDemoPages -count=1 -timeout 10m -pictures $(CURDIR)/daemon/web/pictures
+	$(GO) test ./cmd/yaoju -run "TestDemoPages|TestRestock" -count=1 -timeout 10m -pictures $(CURDIR)/daemon/web/pictures
 
 # fuzz gives every decoder FUZZTIME.
 FUZZTIME ?= 60s
