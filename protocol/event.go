@@ -306,6 +306,11 @@ const (
 	CommandUnsupported CommandResult = "unsupported"
 )
 
+// LaterHeard is the detail of a command that failed only because one with a higher
+// counter came first. The district knows it by these words, and may give the same
+// anew: machines of every version say them, so they must not change.
+const LaterHeard = "a later command was already heard"
+
 // ClockSet means: the wall clock jumped, or was set by hand.
 type ClockSet struct {
 	FromMS int64  `json:"from_ms"` // what it showed before, Unix milliseconds

@@ -129,7 +129,8 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	log.Info("districtd started", "version", version, "console", "http://"+doors.pages.Addr().String(), "broker", cfg.brokerName(doors.mqtt), "database", o.d.Engine(), "tls", cfg.MQTT.TLS, "key", publicKey(o.signer.Key))
 
-	alive, err := newPulse(log.With("part", "pulse"), pageAnswers(doors.pages.Addr().String()))
+	alive, err := newPulse(log.With("part", "pulse"), pageAnswers(doors.pages.Addr().String()),
+		func(context.Context) error { return d.Ingesting(time.Now()) })
 	if err != nil {
 		return err
 	}

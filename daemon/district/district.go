@@ -83,6 +83,7 @@ type District struct {
 	unsaved map[protocol.MachineID]bool      // guarded by mu: seen is newer than the store
 	stale   map[protocol.MachineID]bool      // guarded by mu: views must be read again
 	views   map[protocol.MachineID]*view     // guarded by mu: as pages show them; never edited
+	rounded time.Time                        // guarded by mu: when the ingest last went round; zero: it has not begun
 	version uint64                           // guarded by mu: rises with every change
 	changed chan struct{}                    // guarded by mu: closed at the next change
 }

@@ -186,8 +186,10 @@ func own(ctx context.Context, tx *sql.Tx, p Peer, now time.Time) error {
 	if p.Sealing != [32]byte{} {
 		sealing = p.Sealing[:]
 	}
+	// The end never falls: an earlier certificate holds on, and the key stays on a
+	// broker's list, once it is revoked, until the last of them has run out.
 	_, err = tx.ExecContext(ctx, `INSERT INTO machine_key (machine, key, since_ms, until_ms, sealing) VALUES (?1, ?2, ?3, ?4, ?5)
-		ON CONFLICT (machine, key) DO UPDATE SET until_ms = ?4, ended_ms = NULL, ended = NULL, sealing = coalesce(excluded.sealing, machine_key.sealing)`,
+		ON CONFLICT (machine, key) DO UPDATE SET until_ms = CASE WHEN excluded.until_ms > machine_key.until_ms THEN excluded.until_ms ELSE machine_key.until_ms END, ended_ms = NULL, ended = NULL, sealing = coalesce(excluded.sealing, machine_key.sealing)`,
 		p.Machine, p.Key[:], now.UnixMilli(), p.Until.UnixMilli(), sealing)
 	if err != nil {
 		return fmt.Errorf("note the key of %s: %w", p.Machine, err)

@@ -44,6 +44,18 @@ func TestEndedKeys(t *testing.T) {
 		check(d, "revoked", 2, 3)
 		d = again()
 		check(d, "after a restart", 2, 3)
+		// A certificate that ends sooner than the one before leaves that one good.
+		last, short := peerOf("m-0004", 4), peerOf("m-0004", 4)
+		short.Until = time.Now().Add(time.Hour)
+		redeem(last)
+		if err := d.Renew(t.Context(), short); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Revoke(t.Context(), "m-0004"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Hour)
+		check(d, "after the shorter one", 2, 3, 4)
 		time.Sleep(401 * 24 * time.Hour)
 		check(d, "run out")
 	})

@@ -22,6 +22,7 @@ const (
 	flushEvery  = time.Minute
 	upkeepEvery = time.Hour
 	commitLimit = time.Minute     // for one transaction; a database that takes longer is away
+	roundLimit  = 3 * time.Minute // within which the ingest goes round: it flushes each minute, and a commit takes one at most
 	againAfter  = time.Second     // when the database was away
 	sayAgain    = 5 * time.Minute // how often we complain that it still is
 )
@@ -78,6 +79,7 @@ func (d *District) ingest(ctx context.Context) error {
 	defer flush.Stop()
 	defer upkeep.Stop()
 	for {
+		d.round(time.Now())
 		var err error
 		select {
 		case <-ctx.Done():
@@ -98,6 +100,29 @@ func (d *District) ingest(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// round notes that the ingest goes on: it took up something, or tries once more.
+func (d *District) round(now time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.rounded = now
+}
+
+// Ingesting is nil while what machines report is taken in, or waits for a database
+// that is away and is asked again and again. An error says that nothing goes on any
+// more, or has not begun: the process should start again if it stays so.
+func (d *District) Ingesting(now time.Time) error {
+	d.mu.Lock()
+	last := d.rounded
+	d.mu.Unlock()
+	if last.IsZero() {
+		return errors.New("the ingest has not begun")
+	}
+	if still := now.Sub(last); still > roundLimit {
+		return fmt.Errorf("the ingest stands still for %v", still)
+	}
+	return nil
 }
 
 // gather takes what else is waiting, so that one commit serves many machines.
@@ -121,11 +146,18 @@ func (d *District) persist(ctx context.Context, batch []message) error {
 	defer d.meter.begin(time.Time{})
 	var since, said time.Time
 	for {
+		d.round(time.Now())
 		// What was begun is finished: it takes milliseconds, and a machine that
 		// just said goodbye does not say it twice.
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitLimit)
 		err := d.commit(limited, batch)
 		cancel()
+		if err != nil && d.store.refuses(err) {
+			if len(batch) > 1 {
+				return d.persistEach(ctx, batch)
+			}
+			err = d.putAsideAlone(ctx, batch[0], err)
+		}
 		if err == nil || !d.store.passing(err) {
 			if err == nil && !since.IsZero() {
 				d.o.Log.Warn("the database is back", "away", time.Since(since))
@@ -151,6 +183,49 @@ func (d *District) persist(ctx context.Context, batch []message) error {
 	}
 }
 
+// persistEach commits messages one by one, because the store refuses one among them:
+// that one must not keep the others out.
+func (d *District) persistEach(ctx context.Context, batch []message) error {
+	for i := range batch {
+		if err := d.persist(ctx, batch[i:i+1]); err != nil || ctx.Err() != nil {
+			return err // at the end the machines keep the rest
+		}
+	}
+	return nil
+}
+
+// putAsideAlone puts a message aside that the store refuses, in the place of what
+// it says.
+func (d *District) putAsideAlone(ctx context.Context, msg message, why error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitLimit)
+	defer cancel()
+	now := time.Now()
+	var s *sheet
+	err := d.store.ingest(ctx, nil, now, func(tx *sql.Tx) error {
+		s = newSheet(d, tx, now)
+		s.count.Messages = 1
+		return s.putAside(ctx, msg.from, "refused by the store", why, msg.payload)
+	})
+	if err != nil {
+		return fmt.Errorf("put a message of %s aside: %w", msg.from, err)
+	}
+	d.conclude(s, []message{msg}, now)
+	return nil
+}
+
+// conclude counts what was committed, and lets the broker know.
+func (d *District) conclude(s *sheet, batch []message, began time.Time) {
+	d.meter.committed(len(s.acks), batch, time.Since(began))
+	d.mu.Lock()
+	d.count.add(s.count)
+	d.mu.Unlock()
+	for _, msg := range batch {
+		if msg.done != nil {
+			msg.done()
+		}
+	}
+}
+
 // commit stores messages in one transaction and answers after it.
 func (d *District) commit(ctx context.Context, batch []message) error {
 	began := time.Now()
@@ -167,15 +242,7 @@ func (d *District) commit(ctx context.Context, batch []message) error {
 		return fmt.Errorf("ingest %d messages: %w", len(batch), err)
 	}
 	s.count.Refused += strangers
-	d.meter.committed(len(s.acks), batch, time.Since(began))
-	d.mu.Lock()
-	d.count.add(s.count)
-	d.mu.Unlock()
-	for _, msg := range batch {
-		if msg.done != nil {
-			msg.done()
-		}
-	}
+	d.conclude(s, batch, began)
 	d.touch(s.touched, began)
 	return d.say(ctx, s)
 }
@@ -276,6 +343,22 @@ func currentLedger(ctx context.Context, q querier, m protocol.MachineID) (l prot
 	return l, nil
 }
 
+// forked lists the ledgers on which a fork alarm stands. Two machines write them, and
+// an ack would tell one that the other's records are its own, stored and safe.
+func forked(ctx context.Context, q querier) (map[chainKey]bool, error) {
+	out := map[chainKey]bool{}
+	err := rows(ctx, q, `SELECT machine, ledger FROM alarm WHERE kind = ?`, []any{alarmFork}, func(r *sql.Rows) error {
+		var k chainKey
+		err := r.Scan(&k.m, &k.l)
+		out[k] = true
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the forks: %w", err)
+	}
+	return out, nil
+}
+
 // publishAck tells a machine how far one of its ledgers is stored.
 func (d *District) publishAck(ctx context.Context, m protocol.MachineID, l protocol.LedgerID) error {
 	g, err := generation(ctx, d.store.write)
@@ -301,12 +384,16 @@ func (d *District) publishAcks(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list the machines: %w", err)
 	}
+	forks, err := forked(ctx, d.store.write)
+	if err != nil {
+		return err
+	}
 	for _, m := range all {
 		l, err := currentLedger(ctx, d.store.write, m)
 		if err != nil {
 			return err
 		}
-		if l == "" {
+		if l == "" || forks[chainKey{m, l}] {
 			continue
 		}
 		if err := d.publishAck(ctx, m, l); err != nil {

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"yaoju/protocol"
@@ -234,8 +236,17 @@ func TestForkIsRefused(t *testing.T) {
 	if got := alarmsOf(t, d, w.m); !slices.Equal(got, []string{alarmFork}) {
 		t.Errorf("alarms %v, want one fork", got)
 	}
+	// Whoever of the two says that it is there learns nothing either, nor at a restart.
+	take(t, d, twin.state(protocol.Ack{}), letterOf(w.m, protocol.OnlineTopic(w.m), protocol.Encode(protocol.Online{Online: true, Connection: 1})))
+	take(t, d, w.batch(w.seal(t, loaded(1, 5))...))
+	if err := d.publishAcks(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := *retained(t, d, w.m); got != before || headOf(t, d, w) != 3 {
+		t.Errorf("ack moved from %+v to %+v; head %d", before, got, headOf(t, d, w))
+	}
 	var times int
-	if err := d.store.read.QueryRow(`SELECT times FROM alarm`).Scan(&times); err != nil || times != 3 {
+	if err := d.store.read.QueryRow(`SELECT times FROM alarm WHERE kind = 'fork'`).Scan(&times); err != nil || times != 3 {
 		t.Errorf("alarm counted %d times, err %v; want 3", times, err)
 	}
 }
@@ -383,36 +394,156 @@ func TestOldWillIsIgnored(t *testing.T) {
 }
 
 func TestGeneration(t *testing.T) {
+	path := fresh(t)
+	synctest.Test(t, func(t *testing.T) {
+		d, err := Open(t.Context(), sample(path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		w := newWriter("m-0001")
+		take(t, d, w.batch(w.seal(t, loaded(1, 5))...))
+		for _, c := range []struct {
+			name  string
+			after time.Duration
+			told  uint64 // seq; 0: nothing at all
+			by    int64  // a generation that much above the present one
+			rises bool
+		}{
+			{"never told anything", 0, 0, 0, false},
+			{"told what we have", 0, 1, 0, false},
+			{"told more by an earlier life", 0, 9, -1, false},
+			{"told more by this life", 0, 2, 0, true},
+			{"once more", 0, 2, 0, false},
+			{"once more within the hour", 59 * time.Minute, 2, 1 << 20, false},
+			{"after an hour", 2 * time.Minute, 2, 0, true},
+			{"told by a later life", time.Hour, 1, 1 << 22, true},
+			{"which is a little ahead of the clock", time.Hour, 2, 0, false},
+			{"told by a life that cannot have begun yet", 24 * time.Hour, 9, 1 << 30, false},
+		} {
+			time.Sleep(c.after)
+			before := retained(t, d, w.m).Generation
+			var told protocol.Ack
+			if c.told > 0 {
+				told = protocol.Ack{Ledger: w.l, Generation: uint64(int64(before) + c.by), Seq: c.told}
+			}
+			take(t, d, w.state(told))
+			after := retained(t, d, w.m)
+			if rises := after.Generation > before; rises != c.rises || after.Seq != 1 {
+				t.Errorf("%s: ack %+v after generation %d, want rise %v and seq 1", c.name, *after, before, c.rises)
+			}
+			if c.rises && after.Generation <= told.Generation {
+				t.Errorf("%s: generation %d is not above %d", c.name, after.Generation, told.Generation)
+			}
+		}
+		take(t, d, w.state(protocol.Ack{Ledger: w.l, Generation: 1 << 60, Seq: 1}))
+		if g := retained(t, d, w.m).Generation; g >= 1<<53 {
+			t.Errorf("a machine's word made the generation %d", g)
+		}
+		var times int // an alarm for every claim, whether it was heeded or not
+		if err := d.store.read.QueryRow(`SELECT times FROM alarm WHERE kind = ?`, alarmRestored).Scan(&times); err != nil || times != 6 {
+			t.Errorf("the alarm was raised %d times, err %v; want 6", times, err)
+		}
+	})
+}
+
+// What a broker of its own lets through, though nobody of ours can have said it, stays
+// out of everybody else's way.
+func TestNobodysTopic(t *testing.T) {
+	t.Parallel()
 	d := open(t, "")
 	w := newWriter("m-0001")
-	take(t, d, w.batch(w.seal(t, loaded(1, 5))...))
-	first := retained(t, d, w.m).Generation
-	for _, c := range []struct {
-		name  string
-		acked protocol.Ack
-		rises bool
-	}{
-		{"never told anything", protocol.Ack{}, false},
-		{"told what we have", protocol.Ack{Ledger: w.l, Generation: first, Seq: 1}, false},
-		{"told more by an earlier life", protocol.Ack{Ledger: w.l, Generation: first - 1, Seq: 9}, false},
-		{"told more by this life", protocol.Ack{Ledger: w.l, Generation: first, Seq: 2}, true},
-		{"told by a later life", protocol.Ack{Ledger: w.l, Generation: first + 1<<20, Seq: 1}, true},
-		{"told by a life that cannot have begun yet", protocol.Ack{Ledger: w.l, Generation: first + 1<<30, Seq: 9}, false},
-	} {
-		before := retained(t, d, w.m).Generation
-		take(t, d, w.state(c.acked))
-		after := retained(t, d, w.m)
-		if rises := after.Generation > before; rises != c.rises || after.Seq != 1 {
-			t.Errorf("%s: ack %+v after generation %d, want rise %v and seq 1", c.name, *after, before, c.rises)
-		}
-		if c.rises && after.Generation <= c.acked.Generation {
-			t.Errorf("%s: generation %d is not above %d", c.name, after.Generation, c.acked.Generation)
-		}
+	told := 0
+	odd := letterOf("", "yaoju/1/m/Foo/state", protocol.Encode(protocol.Online{Online: true, Connection: 1}))
+	odd.done = func() { told++ }
+	take(t, d, w.batch(w.seal(t, loaded(1, 5))...), odd, letterOf("", "yaoju/1/m/Foo/online", odd.payload))
+	if got := headOf(t, d, w); got != 1 || told != 1 {
+		t.Errorf("head %d, broker told %d times; want 1 and 1", got, told)
 	}
-	take(t, d, w.state(protocol.Ack{Ledger: w.l, Generation: 1 << 60, Seq: 1}))
-	if g := retained(t, d, w.m).Generation; g >= 1<<53 {
-		t.Errorf("a machine's word made the generation %d", g)
+	if got := d.Counts(); got != (Counts{Messages: 3, Records: 1, Quarantined: 2}) {
+		t.Errorf("counts %+v", got)
 	}
+	var machines int
+	if err := d.store.read.QueryRow(`SELECT count(*) FROM machine`).Scan(&machines); err != nil || machines != 1 {
+		t.Errorf("%d machines, err %v; want 1", machines, err)
+	}
+}
+
+// A message that the store refuses is put aside; those that came with it are stored.
+func TestRefusedByTheStore(t *testing.T) {
+	t.Parallel()
+	d := open(t, "")
+	// A rule that what machines may say breaks.
+	if _, err := d.store.write.Exec(`CREATE UNIQUE INDEX odd ON state (head)`); err != nil {
+		t.Fatal(err)
+	}
+	a, b := newWriter("m-0001"), newWriter("m-0002")
+	told := 0
+	batch := []message{a.state(protocol.Ack{}), b.state(protocol.Ack{}), a.batch(a.seal(t, loaded(1, 5))...), b.batch(b.seal(t, loaded(1, 5))...)}
+	for i := range batch {
+		batch[i].done = func() { told++ }
+	}
+	if err := d.persist(t.Context(), batch); err != nil {
+		t.Fatal(err)
+	}
+	if headOf(t, d, a) != 1 || headOf(t, d, b) != 1 || told != len(batch) {
+		t.Errorf("heads %d and %d, broker told %d times", headOf(t, d, a), headOf(t, d, b), told)
+	}
+	if got := d.Counts(); got != (Counts{Messages: 4, Records: 2, Quarantined: 1}) {
+		t.Errorf("counts %+v", got)
+	}
+	var from string
+	if err := d.store.read.QueryRow(`SELECT machine FROM quarantine`).Scan(&from); err != nil || from != "m-0002" {
+		t.Errorf("put aside: %q, err %v", from, err)
+	}
+}
+
+// A record that the store has lost is its machine's alarm, and keeps no other out.
+func TestLostRecord(t *testing.T) {
+	t.Parallel()
+	d := open(t, "")
+	a, b := newWriter("m-0001"), newWriter("m-0002")
+	records := a.seal(t, loaded(1, 5), dispensed(1, 1))
+	take(t, d, a.batch(records...))
+	if _, err := d.store.write.Exec(`DELETE FROM event WHERE seq = 1`); err != nil {
+		t.Fatal(err)
+	}
+	take(t, d, a.batch(records...), b.batch(b.seal(t, loaded(1, 5))...))
+	if got := alarmsOf(t, d, a.m); !slices.Equal(got, []string{alarmChain}) || headOf(t, d, b) != 1 {
+		t.Errorf("alarms %v, head of the other %d; want one of the chain, and 1", got, headOf(t, d, b))
+	}
+}
+
+// The ingest goes round though nobody says anything, and is missed when it stands.
+func TestIngesting(t *testing.T) {
+	o := sample(filepath.Join(t.TempDir(), "d.db"))
+	o.Broker = &Broker{Dial: noBroker, Name: "DISTRICT"}
+	synctest.Test(t, func(t *testing.T) {
+		d, err := Open(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d.Ingesting(time.Now()) == nil {
+			t.Error("it goes round before it began")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- d.Run(ctx, nil) }()
+		for range 100 {
+			time.Sleep(time.Minute)
+			if err := d.Ingesting(time.Now()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cancel()
+		if err := errors.Join(<-done, d.Close()); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(roundLimit + time.Minute)
+		if d.Ingesting(time.Now()) == nil {
+			t.Error("nobody misses it")
+		}
+	})
 }
 
 func TestReopenKeepsAcksDesiredAndRefusesNewerFiles(t *testing.T) {

@@ -25,6 +25,11 @@ const scrapeLimit = 8 * time.Second
 // most: a number that moved with each would tell the minute of a visit.
 const stepGiven = 5
 
+// stepCounts is how often the counts of records, acks and messages move that are shown,
+// and the latencies with them: one that moved with each would do the same. Rates of
+// them are taken over two hours or more.
+const stepCounts = time.Hour
+
 // meter counts what Prometheus is shown and the store does not know. Nothing in it
 // speaks of one machine or of one person.
 type meter struct {
@@ -38,6 +43,16 @@ type meter struct {
 	commit   histogram         // guarded by mu: seconds of a transaction
 	latency  histogram         // guarded by mu: seconds from arrival to commit
 	oldest   time.Time         // guarded by mu: when the oldest message being committed came in; zero: none is
+	shown    shown             // guarded by mu
+}
+
+// shown is what the page says until it is stepCounts old.
+type shown struct {
+	at      time.Time // zero: never yet
+	records uint64
+	acks    uint64
+	kinds   map[string]uint64
+	latency histogram
 }
 
 func newMeter() *meter {
@@ -206,7 +221,6 @@ func (d *District) scrapeMemory(x *exposition, now time.Time) {
 	x.put("yaoju_build_info", "1; the version is in the label.", point{"version=" + strconv.Quote(d.o.Version), 1})
 	x.put("yaoju_broker_connected", "1 if machines can be heard.", point{broker, oneIf(d.line.up())})
 	x.one("yaoju_leader", "1 in the one districtd that does what only one may.", oneIf(leads))
-	x.one("yaoju_ingest_records_total", "Records stored, each once.", float64(c.Records))
 	x.one("yaoju_ingest_duplicates_total", "Records that were stored already.", float64(c.Duplicates))
 	x.one("yaoju_ingest_gaps_total", "Batches that began after the next record.", float64(c.Gaps))
 	x.one("yaoju_ingest_refused_total", "Forks, broken chains, messages in another's name or of unknown machines.", float64(c.Refused))
@@ -214,17 +228,21 @@ func (d *District) scrapeMemory(x *exposition, now time.Time) {
 	x.one("yaoju_ingest_queue_messages", "Messages waiting for their turn.", float64(len(d.queue)))
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.shown.at.IsZero() || now.Sub(m.shown.at) >= stepCounts {
+		m.shown = shown{now, c.Records, m.acks, maps.Clone(m.kinds), m.latency}
+	}
 	oldest := 0.0
 	if !m.oldest.IsZero() {
 		oldest = now.Sub(m.oldest).Seconds()
 	}
 	x.one("yaoju_ingest_oldest_seconds", "Age of the oldest message that is not committed; 0 if none waits.", oldest)
+	x.one("yaoju_ingest_records_total", "Records stored, each once; moves once an hour.", float64(m.shown.records))
 	x.one("yaoju_ingest_commits_total", "Transactions of the ingest.", float64(m.commits))
-	x.one("yaoju_ingest_acks_total", "Acks published.", float64(m.acks))
+	x.one("yaoju_ingest_acks_total", "Acks published; moves once an hour.", float64(m.shown.acks))
 	x.one("yaoju_broker_connects_total", "Connections made to a broker that is a program of its own.", float64(m.connects))
-	by(x, "yaoju_ingest_messages_total", "Messages committed, by kind.", "kind", m.kinds)
+	by(x, "yaoju_ingest_messages_total", "Messages committed, by kind; moves once an hour.", "kind", m.shown.kinds)
 	x.spread("yaoju_ingest_commit_seconds", "Duration of one transaction of the ingest.", m.commit)
-	x.spread("yaoju_ingest_latency_seconds", "From the arrival of a message to its commit.", m.latency)
+	x.spread("yaoju_ingest_latency_seconds", "From the arrival of a message to its commit; moves once an hour.", m.shown.latency)
 }
 
 // scrapeProcess says what the process takes, under the names every exporter uses. What

@@ -41,6 +41,7 @@ func (pgDriver) Open(string) (driver.Conn, error) {
 type pgConn struct {
 	conn  *pgx.Conn
 	used  time.Time         // when it was last asked to serve
+	until time.Time         // the transaction's end at the latest; zero: there is none
 	texts map[string]string // statements as PostgreSQL has them; the program has some hundred
 }
 
@@ -89,11 +90,22 @@ func values(args []driver.NamedValue) []any {
 	return out
 }
 
+// limit bounds a statement: by the end of its transaction, or by txLimit where it is
+// in none. Whoever asks may have all the time in the world.
+func (c *pgConn) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	if c.until.IsZero() {
+		return context.WithTimeout(ctx, txLimit)
+	}
+	return context.WithDeadline(ctx, c.until)
+}
+
 // ExecContext runs a statement; one without values may be several.
 func (c *pgConn) ExecContext(ctx context.Context, q string, args []driver.NamedValue) (driver.Result, error) {
 	if c.conn.IsClosed() {
 		return nil, driver.ErrBadConn
 	}
+	ctx, cancel := c.limit(ctx)
+	defer cancel()
 	tag, err := c.conn.Exec(ctx, c.text(q), values(args)...)
 	if err != nil {
 		return nil, sent(err)
@@ -106,14 +118,17 @@ func (c *pgConn) QueryContext(ctx context.Context, q string, args []driver.Named
 	if c.conn.IsClosed() {
 		return nil, driver.ErrBadConn
 	}
+	ctx, cancel := c.limit(ctx)
 	r, err := c.conn.Query(ctx, c.text(q), values(args)...)
 	if err != nil {
+		cancel()
 		return nil, sent(err)
 	}
 	// The library knows the columns, and whether the query was good, with the first row.
-	out := &pgRows{rows: r, first: true, more: r.Next()}
+	out := &pgRows{rows: r, cancel: cancel, first: true, more: r.Next()}
 	if err := r.Err(); err != nil {
 		r.Close()
+		cancel()
 		return nil, sent(err)
 	}
 	return out, nil
@@ -144,7 +159,8 @@ func (c *pgConn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, er
 		cancel()
 		return nil, sent(err)
 	}
-	return pgTx{ctx, tx, cancel}, nil
+	c.until, _ = ctx.Deadline()
+	return pgTx{c, ctx, tx, cancel}, nil
 }
 
 // CheckNamedValue makes texts fit for PostgreSQL, which refuses what SQLite keeps: a
@@ -186,16 +202,22 @@ func (c *pgConn) Close() error {
 }
 
 type pgTx struct {
+	c      *pgConn
 	ctx    context.Context // database/sql gives none to the end of a transaction
 	tx     pgx.Tx
 	cancel context.CancelFunc
 }
 
 // Commit makes the transaction durable.
-func (t pgTx) Commit() error { defer t.cancel(); return t.tx.Commit(t.ctx) }
+func (t pgTx) Commit() error { defer t.end(); return t.tx.Commit(t.ctx) }
 
 // Rollback undoes it.
-func (t pgTx) Rollback() error { defer t.cancel(); return t.tx.Rollback(t.ctx) }
+func (t pgTx) Rollback() error { defer t.end(); return t.tx.Rollback(t.ctx) }
+
+func (t pgTx) end() {
+	t.c.until = time.Time{}
+	t.cancel()
+}
 
 type pgStmt struct {
 	c *pgConn
@@ -228,9 +250,10 @@ func (pgStmt) Query([]driver.Value) (driver.Rows, error) { return nil, errNoCont
 
 // pgRows are the rows of a query.
 type pgRows struct {
-	rows  pgx.Rows
-	first bool // the first row was read already
-	more  bool // and was there
+	rows   pgx.Rows
+	cancel context.CancelFunc
+	first  bool // the first row was read already
+	more   bool // and was there
 }
 
 // Columns names the columns.
@@ -245,6 +268,7 @@ func (r *pgRows) Columns() []string {
 // Close drops the rows that are left.
 func (r *pgRows) Close() error {
 	r.rows.Close()
+	r.cancel()
 	return nil // an error came with the rows
 }
 

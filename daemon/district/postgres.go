@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,7 +21,8 @@ import (
 // Bounds of what we wait for PostgreSQL.
 const (
 	reachLimit = 10 * time.Second // to connect: a server that starts again takes some
-	txLimit    = time.Minute      // for one transaction, the wait for others included
+	txLimit    = time.Minute      // for one transaction and for one statement, the wait for others included
+	lockLimit  = 30 * time.Second // for one lock: transactions of others take a second at most
 )
 
 // Keys of advisory locks. They are the same in every process, so they are never changed.
@@ -70,6 +72,16 @@ func postgresConfig(database string) (*pgx.ConnConfig, error) {
 	c.RuntimeParams["application_name"] = "districtd"
 	// A commit is durable when it says so, whatever the server's configuration says.
 	c.RuntimeParams["synchronous_commit"] = "on"
+	// A computer that died says no goodbye, and its locks, the lead among them, would
+	// stay for the two hours of the kernel's own patience. The server asks it after 5 s,
+	// three times, and waits no longer for an answer to what it sent.
+	c.RuntimeParams["tcp_keepalives_idle"] = "5"     // s
+	c.RuntimeParams["tcp_keepalives_interval"] = "2" // s
+	c.RuntimeParams["tcp_keepalives_count"] = "3"
+	c.RuntimeParams["tcp_user_timeout"] = "11000" // ms: as long as the three together
+	// One that lives and hangs lets go as well, and nobody waits for it without end.
+	c.RuntimeParams["idle_in_transaction_session_timeout"] = strconv.FormatInt(txLimit.Milliseconds(), 10)
+	c.RuntimeParams["lock_timeout"] = strconv.FormatInt(lockLimit.Milliseconds(), 10)
 	return c, nil
 }
 
@@ -236,6 +248,12 @@ func (postgres) upkeep(ctx context.Context, tx *sql.Tx, now time.Time) error {
 func (postgres) size(ctx context.Context, q querier) (n int64, err error) {
 	err = q.QueryRowContext(ctx, `SELECT pg_database_size(current_database())`).Scan(&n)
 	return n, err
+}
+
+// refuses: a value does not fit its column, or breaks a rule of the schema.
+func (postgres) refuses(err error) bool {
+	var said *pgconn.PgError
+	return errors.As(err, &said) && (strings.HasPrefix(said.Code, "22") || strings.HasPrefix(said.Code, "23"))
 }
 
 // passing: the connection broke or was refused, the server goes down or comes up, has

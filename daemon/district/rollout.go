@@ -24,6 +24,12 @@ const (
 	stateSlack = time.Minute
 	// ordersAtOnce bounds one transaction: 200 signatures and rows are a tenth of a second.
 	ordersAtOnce = 200
+	// repeatEvery is how often a machine that is online and has not answered its order
+	// is given it again: one whose clock is not set answers nothing until it is.
+	repeatEvery = 10 * time.Minute
+	// provingSlack is how old a state may be that says a machine is proving the release:
+	// it tells its state every five minutes, and one that is silent for three of them may never again.
+	provingSlack = 15 * time.Minute
 )
 
 // ErrUnknownRollout says that the district has no such rollout.
@@ -173,7 +179,8 @@ func (d *District) PauseRollout(ctx context.Context, id, why string) error {
 }
 
 // StopRollout ends a rollout until somebody resumes it, and takes back what no
-// machine has answered.
+// machine has answered. Machines that have taken their order and not come to its
+// switch are told by RunRollouts, here or in another process, when it looks next.
 func (d *District) StopRollout(ctx context.Context, id, why string) error {
 	return d.steer(ctx, id, "stopped", func(tx *sql.Tx, r *Rollout) error {
 		if err := r.Stop(why); err != nil {
@@ -192,7 +199,10 @@ func (d *District) ResumeRollout(ctx context.Context, id string) error {
 		if err := mayRun(ctx, tx, *r); err != nil {
 			return err
 		}
-		return r.Resume()
+		if err := r.Resume(); err != nil || r.Course != Stopped {
+			return err
+		}
+		return recall(ctx, tx, r, time.Now()) // what failed while it was paused stops it at once
 	})
 }
 
@@ -207,12 +217,13 @@ func (d *District) steer(ctx context.Context, id, did string, f func(*sql.Tx, *R
 // RunRollouts carries rollouts on until ctx ends, then returns nil. What it learns it
 // reads from the store, so nothing is lost while nobody runs.
 func (d *District) RunRollouts(ctx context.Context) error {
-	var since time.Time // states that came in before have been looked at
+	var since time.Time    // states that came in before have been looked at
+	var repeated time.Time // when orders were last given again
 	for {
 		begun := time.Now()
 		if leads, _ := d.leads(); !leads {
 			since = time.Time{}
-		} else if err := d.carryOn(ctx, since); err == nil {
+		} else if err := d.lookAfter(ctx, since, &repeated); err == nil {
 			since = begun.Add(-stateSlack)
 		} else if ctx.Err() == nil && !d.store.passing(err) {
 			return err
@@ -225,6 +236,42 @@ func (d *District) RunRollouts(ctx context.Context) error {
 		case <-time.After(rolloutEvery):
 		}
 	}
+}
+
+// lookAfter carries rollouts on, and now and then gives orders again.
+func (d *District) lookAfter(ctx context.Context, since time.Time, repeated *time.Time) error {
+	if err := d.carryOn(ctx, since); err != nil {
+		return err
+	}
+	now := time.Now()
+	if now.Sub(*repeated) < repeatEvery {
+		return nil
+	}
+	*repeated = now
+	return d.repeatOrders(ctx, now)
+}
+
+// repeatOrders gives machines that are online and have not answered their order all
+// they have not answered, in the order of the counters.
+func (d *District) repeatOrders(ctx context.Context, now time.Time) error {
+	var due []protocol.MachineID
+	err := rows(ctx, d.store.read, `SELECT DISTINCT c.machine FROM command c JOIN online o ON o.machine = c.machine
+		WHERE o.online = 1 AND c.verb = ? AND c.result IS NULL AND c.expires_ms > ? AND c.made_ms <= ?`,
+		[]any{protocol.VerbUpdate, now.UnixMilli(), now.Add(-repeatEvery).UnixMilli()}, func(r *sql.Rows) error {
+			var m protocol.MachineID
+			err := r.Scan(&m)
+			due = append(due, m)
+			return err
+		})
+	if err != nil {
+		return fmt.Errorf("list the orders without an answer: %w", err)
+	}
+	for _, m := range due {
+		if err := d.repeatCommands(ctx, m); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // given is a command that is stored and to be sent.
@@ -311,7 +358,6 @@ func softwareOf(ctx context.Context, q querier, query string, arg any) (all []So
 // advance brings one rollout up to now: it hears what machines have answered, orders
 // who is due, and takes orders back if it has stopped.
 func (d *District) advance(ctx context.Context, tx *sql.Tx, r *Rollout, states []Software, now time.Time) ([]given, error) {
-	was := r.Course
 	if err := hearAnswers(ctx, tx, r); err != nil {
 		return nil, err
 	}
@@ -324,8 +370,12 @@ func (d *District) advance(ctx context.Context, tx *sql.Tx, r *Rollout, states [
 		}
 	}
 	due := r.Due(now)
-	if r.Course == Stopped && was != Stopped {
-		return nil, recall(ctx, tx, r, now)
+	if r.Course == Stopped {
+		// At every look: an answer may come, and a machine tell what it has in hand, after the stop.
+		if err := recall(ctx, tx, r, now); err != nil {
+			return nil, err
+		}
+		return d.void(ctx, tx, r, now)
 	}
 	return d.orderAll(ctx, tx, r, due[:min(len(due), ordersAtOnce)], now)
 }
@@ -360,6 +410,13 @@ func (d *District) orderAll(ctx context.Context, tx *sql.Tx, r *Rollout, due []T
 			}
 			continue
 		}
+		proving, err := proves(ctx, tx, have, r.Release.Version, now)
+		if err != nil {
+			return nil, err
+		}
+		if proving {
+			continue // it is looked at again: by then it has the release, or needs it
+		}
 		u := r.Update(t, now)
 		c := protocol.Command{ID: newCommandID(), Machine: t.Machine, NotBeforeMS: now.Add(-commandSlack).UnixMilli(), ExpiresMS: u.DeadlineMS, Verb: protocol.VerbUpdate, Update: &u}
 		message, err := d.give(ctx, tx, &c, now)
@@ -372,6 +429,64 @@ func (d *District) orderAll(ctx context.Context, tx *sql.Tx, r *Rollout, due []T
 		out = append(out, given{t.Machine, message})
 	}
 	return out, nil
+}
+
+// proves says whether a machine is proving a version, as it told a short while ago.
+func proves(ctx context.Context, tx *sql.Tx, have []Software, version string, now time.Time) (bool, error) {
+	if len(have) != 1 || have[0].Update.Trial != version {
+		return false, nil
+	}
+	var told int64
+	err := tx.QueryRowContext(ctx, `SELECT received_ms FROM state WHERE machine = ?`, have[0].Machine).Scan(&told)
+	if err != nil {
+		return false, fmt.Errorf("when %s told its state: %w", have[0].Machine, err)
+	}
+	return now.UnixMilli()-told < provingSlack.Milliseconds(), nil
+}
+
+// void makes the order void of machines that have taken it and not come to its switch:
+// they are given one whose deadline is past, which takes its place. Who is proving the
+// release already brings that to its end.
+func (d *District) void(ctx context.Context, tx *sql.Tx, r *Rollout, now time.Time) (out []given, err error) {
+	for _, t := range r.Targets {
+		if t.Stage != Ordered || len(out) == ordersAtOnce {
+			continue
+		}
+		holds, err := inHand(ctx, tx, t, r.Release.Version)
+		if err != nil {
+			return nil, err
+		}
+		if !holds {
+			continue
+		}
+		u := r.Update(t, now)
+		u.NotBeforeMS, u.DeadlineMS = 0, 1
+		c := protocol.Command{ID: newCommandID(), Machine: t.Machine, NotBeforeMS: now.Add(-commandSlack).UnixMilli(), ExpiresMS: now.Add(r.Plan.Within).UnixMilli(), Verb: protocol.VerbUpdate, Update: &u}
+		message, err := d.give(ctx, tx, &c, now)
+		if err != nil {
+			return nil, fmt.Errorf("make the order of %s void: %w", t.Machine, err)
+		}
+		if err := r.Voided(t.Machine, c.ID); err != nil {
+			return nil, err
+		}
+		out = append(out, given{t.Machine, message})
+	}
+	return out, nil
+}
+
+// inHand says whether a machine has a target's order in hand and has not come to its
+// switch. An order that was given later, by another rollout, is none of our business.
+func inHand(ctx context.Context, tx *sql.Tx, t Target, version string) (bool, error) {
+	have, err := softwareOf(ctx, tx, `SELECT body FROM state WHERE machine = ?`, t.Machine)
+	if err != nil || len(have) != 1 || have[0].Update.Ordered != version || have[0].Update.Trial != "" {
+		return false, err
+	}
+	var newest string
+	err = tx.QueryRowContext(ctx, `SELECT id FROM command WHERE machine = ? AND verb = ? ORDER BY generation DESC, counter DESC LIMIT 1`, t.Machine, protocol.VerbUpdate).Scan(&newest)
+	if err != nil {
+		return false, fmt.Errorf("newest order of %s: %w", t.Machine, err)
+	}
+	return newest == t.Order, nil
 }
 
 // recall takes back what no machine has answered: it is not given again.

@@ -66,9 +66,26 @@ func (d *District) addRelease(ctx context.Context, r Release, bundle io.Reader) 
 		if known, err := mayAdd(ctx, tx, r); err != nil || known {
 			return err
 		}
+		if err := whole(ctx, tx, r); err != nil {
+			return err
+		}
 		_, err := tx.ExecContext(ctx, `INSERT INTO release (sha256, version, arch, size, added_ms) VALUES (?, ?, ?, ?, ?)`, r.SHA256, r.Version, r.Arch, r.Size, time.Now().UnixMilli())
 		return err
 	})
+}
+
+// whole says no if parts are missing that were written: whoever adds another release
+// meanwhile takes them for what was left behind.
+func whole(ctx context.Context, q querier, r Release) error {
+	var parts, size int64
+	err := q.QueryRowContext(ctx, `SELECT count(*), coalesce(sum(length(bytes)), 0) FROM release_part WHERE sha256 = ?`, r.SHA256).Scan(&parts, &size)
+	if err != nil {
+		return fmt.Errorf("count the parts: %w", err)
+	}
+	if parts != (r.Size+partSize-1)/partSize || size != r.Size {
+		return errors.New("cut off by another; add it again")
+	}
+	return nil
 }
 
 // mayAdd says whether a release is there already, or why it may not come.

@@ -18,6 +18,10 @@ const (
 	maxWithin = 90 * 24 * time.Hour
 )
 
+// maxAgain bounds how often a machine is ordered anew because another command overtook
+// its order: officers' commands do that once, and three times is no accident.
+const maxAgain = 3
+
 // answerSlack is how long after an order's deadline its answer may still come: the
 // switch at the last moment, ten minutes of proving, and a line that is down.
 const answerSlack = 30 * time.Minute
@@ -69,7 +73,7 @@ type Course string
 const (
 	Running Course = "running"
 	Paused  Course = "paused"  // by a person; what was ordered goes on
-	Stopped Course = "stopped" // by itself because too many machines failed, or by a person; what no machine has answered is taken back
+	Stopped Course = "stopped" // by itself because too many machines failed, or by a person; what no machine has come to the switch of is taken back
 	Done    Course = "done"    // every machine has been ordered and has come to an end
 )
 
@@ -91,6 +95,8 @@ type Target struct {
 	Stage     Stage              `json:"stage"`
 	Order     string             `json:"order,omitempty"`      // id of its newest command; empty: none yet
 	OrderedMS int64              `json:"ordered_ms,omitempty"` // Unix milliseconds
+	Void      string             `json:"void,omitempty"`       // id of the command that made its newest order void; empty: none
+	Again     int                `json:"again,omitempty"`      // how often it was ordered anew because another command overtook its order
 	Words     string             `json:"words,omitempty"`      // why it failed
 }
 
@@ -261,7 +267,7 @@ func (r *Rollout) Ordered(m protocol.MachineID, command string, now time.Time) e
 	if t.Stage != Waiting {
 		return fmt.Errorf("rollout %s: machine %s is %s", r.ID, m, t.Stage)
 	}
-	t.Stage, t.Order, t.OrderedMS = Ordered, command, now.UnixMilli()
+	t.Stage, t.Order, t.Void, t.OrderedMS = Ordered, command, "", now.UnixMilli()
 	return nil
 }
 
@@ -275,7 +281,21 @@ func (r *Rollout) Recalled(m protocol.MachineID) error {
 	if t.Stage != Ordered {
 		return fmt.Errorf("rollout %s: machine %s is %s", r.ID, m, t.Stage)
 	}
-	t.Stage, t.OrderedMS = Waiting, 0
+	t.Stage = Waiting // OrderedMS stays: an answer that comes all the same is of that order
+	return nil
+}
+
+// Voided notes that a machine which had taken its order was told, by another command,
+// that it is void: it waits again. If it had come to its switch, the order's end still counts.
+func (r *Rollout) Voided(m protocol.MachineID, command string) error {
+	if err := r.Recalled(m); err != nil {
+		return err
+	}
+	t, err := r.find(m)
+	if err != nil {
+		return err
+	}
+	t.Void = command
 	return nil
 }
 
@@ -287,9 +307,12 @@ func (r *Rollout) Heard(m protocol.MachineID, result protocol.CommandResult, det
 		return err
 	}
 	switch {
-	case result == protocol.CommandOK && t.Stage == Waiting:
+	case result == protocol.CommandOK && t.Stage == Waiting && t.Void == "":
 		t.Stage = Ordered // it was taken back too late
 	case result == protocol.CommandOK:
+	case t.Stage == Ordered && detail == protocol.LaterHeard && t.Again < maxAgain:
+		t.Stage = Waiting // nothing is wrong with the release or the machine
+		t.Again++
 	case t.Stage == Ordered:
 		t.Stage, t.Words = Failed, cmp.Or(detail, "the machine answers: "+string(result))
 		r.judge()

@@ -287,8 +287,8 @@ func TestSeveral(t *testing.T) {
 	}
 	w.count(chains)
 	for i := range w.houses {
-		if n := w.figure(i, "yaoju_ingest_records_total"); n == "" || n == "0" {
-			t.Errorf("districtd %d stored %q records, want its share", i+1, n)
+		if n := w.figure(i, "yaoju_ingest_commits_total"); n == "" || n == "0" {
+			t.Errorf("districtd %d committed %q times, want its share", i+1, n)
 		}
 	}
 	if a, b := w.figure(0, "yaoju_leader"), w.figure(1, "yaoju_leader"); a == b {

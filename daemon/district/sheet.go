@@ -107,7 +107,7 @@ func openLetter(msg message) letter {
 	l := letter{message: msg}
 	var err error
 	if l.m, l.leaf, err = protocol.TopicMachine(msg.topic); err != nil {
-		l.m, l.leaf = "", "" // nobody's
+		l.m, l.leaf, l.err = "", "", err // nobody's
 		return l
 	}
 	switch l.leaf {
@@ -194,6 +194,10 @@ func (s *sheet) take(ctx context.Context, l *letter) error {
 		s.count.Refused++
 		return raise(ctx, s.tx, l.from, "", alarmMachine, 0, "message on "+l.topic, s.now)
 	}
+	if l.m == "" {
+		// A broker of its own lets through what no machine of ours can say.
+		return s.putAside(ctx, "", "topic", l.err, l.payload)
+	}
 	s.touched[l.m] = true
 	if l.err != nil {
 		return s.putAside(ctx, l.m, l.leaf, l.err, l.payload)
@@ -250,7 +254,11 @@ func (s *sheet) append(ctx context.Context, m protocol.MachineID, b protocol.Bat
 		if r.Seq <= c.head.Seq {
 			have, ok := known[r.Seq]
 			if !ok {
-				return fmt.Errorf("%s seq %d is not stored, though seq %d is", m, r.Seq, c.head.Seq)
+				// The store has lost what it said it had: one machine's trouble, not everybody's.
+				s.count.Refused++
+				delete(s.answer, m)
+				s.d.o.Log.Error("a stored record is gone", "device", m, "seq", r.Seq)
+				return raise(ctx, s.tx, m, b.Ledger, alarmChain, r.Seq, fmt.Sprintf("seq %d is not stored, though seq %d is", r.Seq, c.head.Seq), s.now)
 			}
 			if have != r.Hash {
 				s.count.Refused++
@@ -369,6 +377,9 @@ func (s *sheet) takeState(ctx context.Context, st protocol.State, payload []byte
 	return s.checkLife(ctx, st, c.head, ours)
 }
 
+// lifePause is how soon a further generation may begin.
+const lifePause = time.Hour
+
 // checkLife begins a new generation if the machine has been told more than this
 // store knows: then the store is an older copy, and its acks must be able to fall.
 func (s *sheet) checkLife(ctx context.Context, st protocol.State, h protocol.Head, ours uint64) error {
@@ -376,13 +387,39 @@ func (s *sheet) checkLife(ctx context.Context, st protocol.State, h protocol.Hea
 	if told.Generation < ours || told.Generation == ours && (told.Ledger != st.Ledger || told.Seq <= h.Seq) {
 		return nil
 	}
+	// A copy of the store is put back once; whoever claims it again and again has every
+	// machine send all it has each time.
+	lately, err := s.begunLately(ctx, ours)
+	if err != nil {
+		return err
+	}
+	if !lately {
+		if err := s.beginLife(ctx, st, h, ours); err != nil {
+			return err
+		}
+	}
+	return raise(ctx, s.tx, st.Machine, st.Ledger, alarmRestored, told.Seq, fmt.Sprintf("the machine was told seq %d, the store has %d", told.Seq, h.Seq), s.now)
+}
+
+// begunLately says whether a generation but the store's first began within lifePause.
+// One that is ahead of the clock, because a machine named it, counts from its number.
+func (s *sheet) begunLately(ctx context.Context, ours uint64) (bool, error) {
+	var made uint64
+	if err := s.tx.QueryRowContext(ctx, `SELECT made_ms FROM meta`).Scan(&made); err != nil {
+		return false, fmt.Errorf("read when the store was made: %w", err)
+	}
+	return ours != made && uint64(s.now.Add(-lifePause).UnixMilli()) < ours, nil
+}
+
+func (s *sheet) beginLife(ctx context.Context, st protocol.State, h protocol.Head, ours uint64) error {
+	told := st.Acked
 	next := max(uint64(s.now.UnixMilli()), ours+1, told.Generation+1)
 	if _, err := s.tx.ExecContext(ctx, `UPDATE meta SET generation = ?1 WHERE generation < ?1`, int64(next)); err != nil {
 		return fmt.Errorf("begin generation %d: %w", next, err)
 	}
 	s.newLife = true
 	s.d.o.Log.Error("the store is older than what machines were told: new generation", "device", st.Machine, "seq", told.Seq, "have", h.Seq, "generation", next)
-	return raise(ctx, s.tx, st.Machine, st.Ledger, alarmRestored, told.Seq, fmt.Sprintf("the machine was told seq %d, the store has %d", told.Seq, h.Seq), s.now)
+	return nil
 }
 
 func (s *sheet) takeOnline(ctx context.Context, m protocol.MachineID, o protocol.Online) error {
@@ -420,14 +457,18 @@ func (s *sheet) decideAcks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	forks, err := forked(ctx, s.tx)
+	if err != nil {
+		return err
+	}
 	for m, l := range s.answer {
 		if l == "" {
 			if l, err = currentLedger(ctx, s.tx, m); err != nil {
 				return err
 			}
 		}
-		if l == "" {
-			continue // it has never said anything
+		if l == "" || forks[chainKey{m, l}] {
+			continue // it has never said anything, or is a copy, or was copied
 		}
 		c := s.chains[chainKey{m, l}]
 		if c == nil {

@@ -6,10 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
-	_ "modernc.org/sqlite" // the database driver
+	driver "modernc.org/sqlite"
 )
 
 // sqlite is a small district's database: one file, and one process that has it.
@@ -111,6 +112,16 @@ func (sqlite) upkeep(context.Context, *sql.Tx, time.Time) error { return nil }
 func (sqlite) size(ctx context.Context, q querier) (n int64, err error) {
 	err = q.QueryRowContext(ctx, `SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()`).Scan(&n)
 	return n, err
+}
+
+// refuses: a value does not fit its column, or breaks a rule of the schema.
+func (sqlite) refuses(err error) bool {
+	var said *driver.Error
+	if !errors.As(err, &said) {
+		return false
+	}
+	const tooBig, constraint, mismatch = 18, 19, 20 // SQLite's result codes; what is above 255 tells which rule
+	return slices.Contains([]int{tooBig, constraint, mismatch}, said.Code()&0xff)
 }
 
 // passing is never so: no other process has the file, and a disk that fails once

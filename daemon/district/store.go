@@ -72,6 +72,9 @@ type engine interface {
 	upkeep(ctx context.Context, tx *sql.Tx, now time.Time) error
 	// size is how many bytes the database takes.
 	size(ctx context.Context, q querier) (int64, error)
+	// refuses reports whether err says that what was to be stored can never be: the
+	// same again will not do, the rest of a batch without it may.
+	refuses(err error) bool
 	// passing reports whether err says that the database is away or busy, so that
 	// the same again may do.
 	passing(err error) bool
@@ -127,9 +130,9 @@ func tooNew(have, known int) error {
 }
 
 // tx runs f in one transaction, with no other beside it but those that ingest; durable
-// when it returns nil. ctx bounds the wait for the connection and the statements, but
-// the transaction is not tied to it: the library would roll back on its own goroutine
-// then, and closing would not wait.
+// when it returns nil. ctx bounds the wait for the connection and the statements, and
+// both have limits of their own besides, but the transaction is not tied to it: the
+// library would roll back on its own goroutine then, and closing would not wait.
 func (s *store) tx(ctx context.Context, f func(tx *sql.Tx) error) error {
 	return s.transact(ctx, func(tx *sql.Tx) error {
 		if err := s.alone(ctx, tx); err != nil {
@@ -154,7 +157,9 @@ func (s *store) ingest(ctx context.Context, machines []string, now time.Time, f 
 }
 
 func (s *store) transact(ctx context.Context, f func(tx *sql.Tx) error) error {
-	c, err := s.write.Conn(ctx)
+	limited, cancel := context.WithTimeout(ctx, commitLimit)
+	defer cancel()
+	c, err := s.write.Conn(limited)
 	if err != nil {
 		return fmt.Errorf("wait for the store: %w", err)
 	}

@@ -3,6 +3,7 @@ package district
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"maps"
@@ -281,6 +282,67 @@ func TestStrangerIsRefused(t *testing.T) {
 	}
 }
 
+// A computer that died keeps the lead, and any lock, for seconds: less than a second
+// districtd with a broker of its own waits before it gives up.
+func TestServerNoticesTheDead(t *testing.T) {
+	t.Parallel()
+	c, err := postgresConfig("postgres://db.example/yaoju")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := func(name string) int {
+		v, err := strconv.Atoi(c.RuntimeParams[name])
+		if err != nil || v <= 0 {
+			t.Errorf("%s: %q", name, c.RuntimeParams[name])
+		}
+		return v
+	}
+	dead := time.Duration(n("tcp_keepalives_idle")+n("tcp_keepalives_interval")*n("tcp_keepalives_count")) * time.Second
+	dead = max(dead, time.Duration(n("tcp_user_timeout"))*time.Millisecond)
+	if dead+watchBeat+watchReply >= aloneLimit {
+		t.Errorf("the dead are noticed after %v, and asked for every %v; we wait %v", dead, watchBeat, aloneLimit)
+	}
+	conn := rawConn(t, FreshPostgres(t)) // the server has to take them
+	for name, want := range map[string]string{"lock_timeout": "30s", "idle_in_transaction_session_timeout": "1min"} {
+		var got string
+		if err := conn.conn.QueryRow(t.Context(), "SHOW "+name).Scan(&got); err != nil || got != want {
+			t.Errorf("%s is %q, err %v; want %s", name, got, err, want)
+		}
+	}
+}
+
+// No statement goes on beyond the end of its transaction, whatever its caller waits.
+func TestStatementEnds(t *testing.T) {
+	t.Parallel()
+	conn := rawConn(t, FreshPostgres(t))
+	conn.until = time.Now().Add(200 * time.Millisecond)
+	_, err := conn.ExecContext(t.Context(), `SELECT pg_sleep(60)`, nil)
+	if !errors.Is(err, context.DeadlineExceeded) || !(postgres{}).passing(err) {
+		t.Errorf("it ended with %v; want an error that passes", err)
+	}
+	if _, err := conn.QueryContext(t.Context(), `SELECT 1`, nil); !errors.Is(err, driver.ErrBadConn) {
+		t.Errorf("the connection goes on: %v", err)
+	}
+}
+
+func rawConn(t *testing.T, address string) *pgConn {
+	t.Helper()
+	config, err := postgresConfig(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := pgConnector{config}.Connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c.(*pgConn)
+}
+
 // A database that goes away keeps nobody's records: they are stored when it is back.
 func TestDatabaseGoesAway(t *testing.T) {
 	var c PostgresCluster
@@ -465,7 +527,14 @@ func TestMetrics(t *testing.T) {
 			`yaoju_broker_connected{broker="embedded"}`:      1,
 			`yaoju_database_up{engine="` + d.Engine() + `"}`: 1,
 		})
-		time.Sleep(24 * time.Hour)
+		take(t, d, w.state(protocol.Ack{}), w.batch(w.seal(t, protocol.DoorOpened{})...))
+		time.Sleep(59 * time.Minute)
+		check("in the same hour", map[string]float64{"yaoju_ingest_records_total": 14, "yaoju_ingest_acks_total": 2, `yaoju_ingest_messages_total{kind="events"}`: 2,
+			`yaoju_ingest_messages_total{kind="state"}`: 1, "yaoju_ingest_commits_total": 3, "yaoju_ingest_commit_seconds_count": 3})
+		time.Sleep(time.Minute)
+		check("in the next", map[string]float64{"yaoju_ingest_records_total": 15, "yaoju_ingest_acks_total": 3, `yaoju_ingest_messages_total{kind="events"}`: 3, `yaoju_ingest_messages_total{kind="state"}`: 2})
+		take(t, d, st) // and of the same moment again
+		time.Sleep(23 * time.Hour)
 		check("a day later", map[string]float64{"yaoju_pieces_given_total": 10, `yaoju_machines{standing="offline"}`: 1, "yaoju_machines_silent": 1})
 		w.seal(t, dispensed(14, 1)) // which it could not send yet
 		faulty := w.state(protocol.Ack{}, protocol.SlotState{Slot: 1, Product: "condom-52", Pieces: 6, Capacity: 20, Par: 2, Loaded: 20, Dispensed: 14})

@@ -19,7 +19,9 @@ import (
 const (
 	watchBeat  = 5 * time.Second // how often we ask whether we may lead, and whether the database is there
 	watchReply = 5 * time.Second
-	aloneLimit = 15 * time.Second // one that died is noticed sooner
+	// One that died is noticed sooner: by the server after 11 s, and by us at our next
+	// question.
+	aloneLimit = 30 * time.Second
 )
 
 // leadership says whether we are the one who does what only one may do: hear states,

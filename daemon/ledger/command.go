@@ -47,8 +47,9 @@ func (t *tx) resume() error {
 
 // Do does a command at most once: its effect, the event that answers it and the
 // memory of it are one transaction. A command done before is answered as it was
-// then. The error is about this machine's disk or a command for another machine;
-// a command that cannot be done is an answer.
+// then. The error is about this machine's disk, a command for another machine, or an
+// update while the clock is unset: then nothing was recorded, and it may come again.
+// A command that cannot be done is an answer.
 func (l *Ledger) Do(ctx context.Context, c protocol.Command) (protocol.CommandDone, error) {
 	var done protocol.CommandDone
 	if err := c.Valid(); err != nil {
@@ -84,6 +85,11 @@ func (t *tx) answer(c protocol.Command) (protocol.CommandDone, error) {
 
 // first hears a command for the first time: it is judged and, if it holds, done.
 func (t *tx) first(c protocol.Command) (protocol.CommandDone, error) {
+	if c.Verb == protocol.VerbUpdate && t.clock == protocol.ClockUnset {
+		// It holds for days and the clock is unset for minutes: an answer now would be
+		// one for good, so there is none until somebody can judge it.
+		return protocol.CommandDone{}, errors.New("the clock is not set, so nobody can tell whether the order still holds")
+	}
 	newer, err := t.exec(`UPDATE meta SET command_generation = ?1, command_counter = ?2
 		WHERE (command_generation, command_counter) < (?1, ?2)`, c.Generation, c.Counter)
 	if err != nil {
@@ -95,7 +101,7 @@ func (t *tx) first(c protocol.Command) (protocol.CommandDone, error) {
 	now := t.now.UnixMilli()
 	switch {
 	case newer == 0:
-		return say(protocol.CommandFailed, "a later command was already heard")
+		return say(protocol.CommandFailed, protocol.LaterHeard)
 	case t.clock == protocol.ClockUnset:
 		return say(protocol.CommandFailed, "the clock is not set, so nobody can tell whether it still holds")
 	case now >= c.ExpiresMS:

@@ -66,6 +66,43 @@ func TestUpdateOrders(t *testing.T) {
 	})
 }
 
+// While nobody can tell what time it is an order has no answer, and is taken once the
+// clock is set; another command moves the counter past it all the same.
+func TestUpdateWithoutClock(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := at(t, "2027-03-01 10:00")
+		d.unsynced = true
+		d.wall(d.moment("2027-03-01 10:03"))
+		d.ok(d.Close())
+		o := d.options()
+		o.Updates = true
+		l, err := ledger.Open(d.ctx, o)
+		d.ok(err)
+		d.Ledger = l
+		now := time.Now().UnixMilli()
+		order := func(id string, counter uint64) protocol.Command {
+			return protocol.Command{ID: id, Machine: machine, Generation: 1, Counter: counter, NotBeforeMS: now, ExpiresMS: now + 86_400_000, Verb: protocol.VerbUpdate,
+				Update: &protocol.Update{Version: "1.1", SHA256: strings.Repeat("ab", 32), Size: 1, NotBeforeMS: now, DeadlineMS: now + 86_400_000, Wave: 1}}
+		}
+		head := d.Head()
+		if done, err := d.Do(d.ctx, order("c-1", 2)); err == nil || d.Head() != head {
+			t.Errorf("answered %+v while the clock is unset", done)
+		}
+		pause := protocol.Command{ID: "c-2", Machine: machine, Generation: 1, Counter: 1, NotBeforeMS: now, ExpiresMS: now + 60_000, Verb: protocol.VerbPause}
+		if done, err := d.Do(d.ctx, pause); err != nil || done.Detail == protocol.LaterHeard {
+			t.Errorf("the order that has no answer moved the counter: %+v, %v", done, err)
+		}
+		d.unsynced = false
+		if done, err := d.Do(d.ctx, order("c-1", 2)); err != nil || done.Result != protocol.CommandOK {
+			t.Errorf("with the clock set: %+v, %v", done, err)
+		}
+		if done, err := d.Do(d.ctx, order("c-0", 1)); err != nil || done.Result != protocol.CommandFailed || done.Detail != protocol.LaterHeard {
+			t.Errorf("one that was overtaken: %+v, %v", done, err)
+		}
+	})
+}
+
 // What a manifest says of a release is what this program does.
 func TestFileVersions(t *testing.T) {
 	t.Parallel()

@@ -141,6 +141,7 @@ func (a *Agent) take(ctx context.Context) error {
 	case a.taken <- struct{}{}:
 	default: // one look is as good as many
 	}
+	a.o.Changed() // it may have come to its end at once
 	return a.o.Orders.HandedOver(ctx, id)
 }
 
@@ -232,6 +233,7 @@ func (a *Agent) carry(ctx context.Context, o Order, staged bool) error {
 			a.finish(ctx, o, protocol.UpdateLate, "the deadline came first: "+j.why)
 			return nil
 		}
+		j.look(ctx)
 		err := j.step(ctx)
 		refused, no := errors.AsType[*RefusedError](err)
 		switch {
@@ -276,8 +278,18 @@ type job struct {
 	staged   bool
 	damaged  int // bundles that came whole and wrong
 	tried    bool
+	board    bool   // the motor board has answered while the order was in hand
 	switched bool   // another version starts next: no way back from here but a restart
 	why      string // what it last waited for
+}
+
+// look notes what works while the order is in hand, and returns what works now.
+func (j *job) look(ctx context.Context) Signs {
+	ctx, cancel := context.WithTimeout(ctx, signEvery)
+	defer cancel()
+	now := j.a.o.Signs(ctx)
+	j.board = j.board || now.Board
+	return now
 }
 
 // step takes the order one step on. No error means that the next step is due.
@@ -325,9 +337,11 @@ func (j *job) swap(ctx context.Context) error {
 	if why != "" {
 		return fmt.Errorf("%s: %w", why, errBusy)
 	}
-	looked, cancel := context.WithTimeout(ctx, signEvery)
-	before := j.a.o.Signs(looked)
-	cancel()
+	// A moment in which a plug hangs loose must not spare the new version its proof: a
+	// board that was there since the order came has to be there again, and the order
+	// itself came over the line to the district.
+	before := j.look(ctx)
+	before.Board, before.Uplink = j.board, true
 	if err := j.a.o.Store.Switch(j.o, before); err != nil {
 		open()
 		return err
@@ -440,7 +454,7 @@ func (a *Agent) confirm(ctx context.Context) error {
 func (a *Agent) giveUp(ctx context.Context, t tried, why string) error {
 	a.o.Log.Error("the new version did not prove itself", "version", a.o.Version, "err", why)
 	if t.Failed != "" {
-		return nil // it was given up before, and there was nothing to go back to: a restart would not help
+		return nil // it was given up before, and no Check has judged that: a restart would not help
 	}
 	if err := a.o.Store.Fail(a.o.Version, why); err != nil {
 		a.o.Log.Error("that is not written down; its starts are counted", "version", a.o.Version, "err", err)

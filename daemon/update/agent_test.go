@@ -285,11 +285,74 @@ func TestUnproved(t *testing.T) {
 // What did not work before need not work after.
 func TestAsBefore(t *testing.T) {
 	inField(t, func(t *testing.T, m *field) {
-		poor := func(time.Duration) update.Signs { return update.Signs{Ledger: true, Screen: true} }
+		poor := func(time.Duration) update.Signs { s := well; s.Board = false; return s }
 		m.set(func() { m.signs["1.0"], m.signs["1.1"] = poor, poor })
 		m.order("c-1", manifest(t, "1.1", 2))
 		time.Sleep(5 * time.Minute)
 		m.ends(protocol.UpdateConfirmed, "", "1.0", "1.1")
+	})
+}
+
+// What worked at any time while the order was in hand has to work after: the switch may
+// fall into the moment in which a plug hangs loose.
+func TestAsWhileOrdered(t *testing.T) {
+	for words, c := range map[string]struct{ lacks func(*update.Signs) }{
+		"the motor board does not answer, and did before":                {func(s *update.Signs) { s.Board = false }},
+		"the district is there and this version does not get through to": {func(s *update.Signs) { s.Uplink = false }},
+	} {
+		t.Run(words, func(t *testing.T) {
+			inField(t, func(t *testing.T, m *field) {
+				poor := func(time.Duration) update.Signs { s := well; c.lacks(&s); return s }
+				m.set(func() { m.busy, m.signs["1.1"] = "a vend is open", poor })
+				m.order("c-1", manifest(t, "1.1", 2))
+				time.Sleep(time.Minute)
+				m.set(func() { m.busy, m.signs["1.0"] = "", poor })
+				time.Sleep(15 * time.Minute)
+				m.set(func() { delete(m.signs, "1.0") })
+				m.ends(protocol.UpdateRolledBack, words, "1.0", "1.1", "1.0")
+			})
+		})
+	}
+}
+
+// An order whose deadline is past takes the place of one that has not come to its
+// switch: so the district makes it void.
+func TestOrderMadeVoid(t *testing.T) {
+	inField(t, func(t *testing.T, m *field) {
+		m.set(func() { m.busy = "a vend is open" })
+		void := m.order("c-1", manifest(t, "1.1", 2))
+		time.Sleep(time.Minute)
+		if st := m.status(); !st.Staged {
+			t.Errorf("got %+v", st)
+		}
+		void.ID, void.NotBeforeMS, void.DeadlineMS = "c-2", 0, 1
+		m.take(void)
+		time.Sleep(time.Minute)
+		m.set(func() { m.busy = "" })
+		time.Sleep(5 * time.Minute)
+		m.ends(protocol.UpdateLate, "", "1.0")
+		again := m.order("c-3", manifest(t, "1.1", 2))
+		time.Sleep(5 * time.Minute)
+		m.ends(protocol.UpdateConfirmed, "", "1.0", "1.1")
+		if l := m.status().Last; l.Order != again.ID {
+			t.Errorf("last %+v", l)
+		}
+	})
+}
+
+// A version that runs and has proved itself is not fetched again.
+func TestRunsAlready(t *testing.T) {
+	inField(t, func(t *testing.T, m *field) {
+		man := manifest(t, "1.1", 2)
+		m.order("c-1", man)
+		time.Sleep(5 * time.Minute)
+		m.set(func() { clear(m.src.bundles) })
+		m.take(order("c-2", man, bundle(t, man)))
+		time.Sleep(time.Minute)
+		m.ends(protocol.UpdateConfirmed, "", "1.0", "1.1")
+		if l := m.status().Last; l.Order != "c-2" {
+			t.Errorf("last %+v", l)
+		}
 	})
 }
 

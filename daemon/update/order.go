@@ -7,8 +7,9 @@ import (
 	"yaoju/protocol"
 )
 
-// Take makes an order the one to carry out, durable when it returns. An order that
-// was taken before changes nothing; a newer one replaces one that has not come to
+// Take makes an order the one to carry out, durable when it returns. One for the
+// version that runs, and has proved itself, is confirmed at once: there is nothing to
+// fetch. An order that was taken before changes nothing; a newer one replaces one that has not come to
 // its switch, and none is taken while a version is on trial. A *RefusedError says
 // why the machine cannot take it; that is its end.
 func (s *Store) Take(o Order) error {
@@ -25,6 +26,9 @@ func (s *Store) Take(o Order) error {
 		case len(s.o.Keys) == 0:
 			refused = refusef("this machine trusts no release key")
 			st.Last = result(o.ID, o.Version, protocol.UpdateRefused, refused.Error())
+		case s.runs(o.Version):
+			st.Order, st.Staged = nil, ""
+			st.Last = result(o.ID, o.Version, protocol.UpdateConfirmed, "")
 		default:
 			st.Order, st.Staged = &o, ""
 		}
@@ -35,6 +39,17 @@ func (s *Store) Take(o Order) error {
 		return nil
 	}
 	return errors.Join(err, refused)
+}
+
+// runs says whether a version is the one that starts. What cannot be told is no: the
+// switch looks again.
+func (s *Store) runs(version string) bool {
+	ref, err := s.where(currentLink)
+	if err != nil || ref == "" {
+		return false
+	}
+	m, _, err := s.manifest(ref)
+	return err == nil && m.Version == version
 }
 
 // errTrial says that an order has to wait until the version on trial is judged.

@@ -228,6 +228,35 @@ func TestNothingToGoBackTo(t *testing.T) {
 	}
 }
 
+// A trial that failed with nothing to go back to has an end: the version stays, and a
+// later release takes its place.
+func TestStaysForWantOfAnother(t *testing.T) {
+	m := newMachine(t)
+	m.check()
+	m.upgraded("c-1", manifest(t, "1.1", 2))
+	if err := m.store.Switch(m.staged("c-2", manifest(t, "1.2", 3)), update.Signs{}); err != nil {
+		t.Fatal(err)
+	}
+	m.check()
+	for _, dir := range []string{m.base, filepath.Join(m.dir, "versions", "1.1")} {
+		m.write(filepath.Join(dir, "kioskd"), []byte("damaged"), 0o755)
+	}
+	if err := m.store.Fail("1.2", "it hums"); err != nil {
+		t.Fatal(err)
+	}
+	if did := m.check(); !strings.Contains(did, "nothing to go back to, it stays") {
+		t.Errorf("did %q", did)
+	}
+	st := m.status()
+	if st.Trial != "" || st.Order != nil || m.runs() != "1.2" || st.Last.Order != "c-2" || st.Last.End != protocol.UpdateRolledBack || !strings.Contains(st.Last.Words, "it stays: it hums") {
+		t.Errorf("%+v, %+v", st, st.Last)
+	}
+	m.upgraded("c-3", manifest(t, "1.3", 4))
+	if m.check(); m.runs() != "1.3" {
+		t.Errorf("runs %s", m.runs())
+	}
+}
+
 // Going back by hand counts from the next start, and goes back once.
 func TestRollback(t *testing.T) {
 	m := newMachine(t)

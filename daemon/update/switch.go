@@ -119,14 +119,30 @@ func (s *Store) checkTrial(st state) (string, error) {
 			t.From = to
 			return s.leave(st)
 		}
+		return s.keep(st, m)
 	}
-	// On trial still, or bad with nothing better there: it is started.
 	t.Starts++
 	st.Ledger = max(st.Ledger, m.Ledger.Writes) // before it can write
 	if err := s.save(st); err != nil {
 		return "", err
 	}
 	return fmt.Sprintf("version %s is on trial, start %d of %d", t.Version, t.Starts, maxStarts), nil
+}
+
+// keep ends a failed trial where nothing is there to go back to: the version goes on
+// being started, and a later release may take its place.
+func (s *Store) keep(st state, m Manifest) (string, error) {
+	t, stays := st.Trial, "nothing to go back to, it stays"
+	st.Ledger = max(st.Ledger, m.Ledger.Writes) // before it can write
+	st.Last = result(t.Order, t.Version, protocol.UpdateRolledBack, stays+": "+t.Failed)
+	if st.Order != nil && st.Order.ID == t.Order {
+		st.Order, st.Staged = nil, ""
+	}
+	st.Phase, st.Trial = steady, nil
+	if err := s.save(st); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("version %s was given up (%s): %s", t.Version, t.Failed, stays), nil
 }
 
 // forget takes back a switch that was cut off before it counted. The order stays,

@@ -64,8 +64,7 @@ type Signs struct {
 }
 
 // missing says what a version on trial lacks: ledger and screen have to work, the
-// board and the line to the district if they did under the version before. A
-// machine without its cable must not lose an update to it. Outage says that all it
+// board and the line to the district if they did while the order was in hand. Outage says that all it
 // lacks is a district that nobody could reach: that says nothing about the version.
 func (s Signs) missing(before Signs) (why string, outage bool) {
 	switch {
