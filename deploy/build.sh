@@ -33,6 +33,11 @@ program() {
 for p in $programs; do
 	program "$p" "$arch" "$tree/$place/$p"
 done
+# Keeps the file of staff accounts. It has no place in the path, where a machine has its own.
+if [ "$package" = yaoju-district ]; then
+	mkdir -p "$tree/usr/lib/yaoju-district"
+	program yaoju "$arch" "$tree/usr/lib/yaoju-district/yaoju"
+fi
 # The manifest of the version that a machine is installed with, which an update falls
 # back to; this desk's own yaoju writes it.
 if [ "$package" = yaoju-kiosk ]; then

@@ -150,8 +150,17 @@ mount -t proc proc "$1/proc"
 mount -t sysfs -o ro sysfs "$1/sys"
 mount -t tmpfs -o mode=755 tmpfs "$1/run"
 mount -t tmpfs tmpfs "$1/tmp"
-mount --bind /dev "$1/dev"
+mount -t tmpfs -o mode=755 tmpfs "$1/dev"
 cd "$1"
+for n in null zero full random urandom tty; do mknod -m 666 dev/$n c $(stat -c "%Hr %Lr" /dev/$n); done
+mkdir dev/pts dev/shm
+mount -t devpts -o newinstance,ptmxmode=666,mode=620 devpts dev/pts
+mount -t tmpfs -o mode=1777 tmpfs dev/shm
+ln -s pts/ptmx dev/ptmx
+ln -s /proc/self/fd dev/fd
+ln -s /proc/self/fd/0 dev/stdin
+ln -s /proc/self/fd/1 dev/stdout
+ln -s /proc/self/fd/2 dev/stderr
 exec chroot . /bin/sh -ec "ip link set lo up
 $2"`
 	all := asRoot("unshare", "--mount", "--pid", "--fork", "--kill-child", "--net", "--uts", "--ipc", "sh", "-c", inside, "sh", d.dir, script)
@@ -188,6 +197,19 @@ func (d debian) install(files ...string) string {
 		script += " /packages/" + filepath.Base(f)
 	}
 	return d.do(script)
+}
+
+// TestMain makes sure that nothing that ran as root in a tree got at this computer's
+// own devices: a /dev/null that became a file would fill the disk, and nobody would see why.
+func TestMain(m *testing.M) {
+	before, err := os.Stat(os.DevNull)
+	code := m.Run()
+	after, errAfter := os.Stat(os.DevNull)
+	if err != nil || errAfter != nil || before.Mode() != after.Mode() || after.Mode() != os.ModeDevice|os.ModeCharDevice|0o666 {
+		fmt.Fprintf(os.Stderr, "%s was %v (%v) and is %v (%v)\n", os.DevNull, before, err, after, errAfter)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // userGroup is who runs the tests, as chown wants it.

@@ -16,7 +16,11 @@ func TestDistrictGuide(t *testing.T) {
 	s := startServer(t)
 	root(t, "cp", pack(t, "..", "yaoju-district", "amd64", version), s.path("/root/"))
 	for i, step := range steps(t, "DISTRICT.md") {
-		out, err := s.shell("a passphrase of the test\n", step)
+		typed := "a passphrase of the test\n"
+		if strings.Contains(step, "yaoju staff ") {
+			typed = "135792\n135792\n"
+		}
+		out, err := s.shell(typed, step)
 		if err != nil {
 			log, _ := s.shell("", "journalctl -b --no-pager -n 40 -o short-monotonic") // only to see why
 			t.Fatalf("step %d:\n%s\n%v\n%s\n%s", i+1, step, err, out, log)
@@ -29,6 +33,7 @@ func TestDistrictGuide(t *testing.T) {
 	t.Run("services", s.services)
 	t.Run("database", s.database)
 	t.Run("machines", s.machines)
+	t.Run("updates", s.updates)
 	t.Run("metrics", s.metrics)
 	t.Run("setup", s.setupAgain)
 }
@@ -62,6 +67,9 @@ func TestDistrictMove(t *testing.T) {
 	if a, b := old.sh(same), fresh.sh(same); a != b || !strings.Contains(a, "CERTIFICATE") {
 		t.Errorf("another district on the new computer: %s\n%s", a, b)
 	}
+	// A copy that is cut off is not taken, and districtd goes on with what it had.
+	fresh.sh("head -c 900 " + copied + " > cut.tar; cd /var/lib/yaoju-district; stat -c %i district.db > /root/was; if yaoju-district-restore /root/cut.tar; then exit 1; fi; stat -c %i district.db | cmp - /root/was; [ $(ls -d before-* | wc -l) = 1 ] # that of the move")
+	fresh.until("systemctl is-active districtd && curl -fsS http://127.0.0.1:8090/")
 }
 
 // Both guides have the same commands, and name files that the package has.
@@ -95,6 +103,7 @@ func (s *server) services(t *testing.T) {
 		"the copy as the timer":   "systemctl start yaoju-district-backup.service && [ $(ls /var/backups/yaoju-district | wc -l) -ge 2 ]",
 		"nothing failed":          "[ -z \"$(systemctl list-units --failed --no-legend --plain)\" ]",
 		"the store is closed":     "[ $(stat -c %a /var/lib/yaoju-district) = 700 ] && [ $(stat -c %a-%U:%G /etc/yaoju/districtd.toml) = 640-root:yaoju-district ]",
+		"accounts are given":      "grep -q '^accounts = ' /etc/yaoju/districtd.toml && [ $(stat -c %a-%U /var/lib/yaoju-district/staff.json) = 600-yaoju-district ]",
 		"nobody reads the keys":   "! sudo -u nobody cat /etc/mosquitto/yaoju/broker.pem && ! sudo -u nobody cat /var/backups/yaoju-district/*",
 		"the notes go to the log": "journalctl -b -u districtd -o cat | grep -q 'districtd started'",
 		"the units are sound":     "systemd-analyze verify --man=no districtd.service yaoju-broker.service yaoju-broker.path yaoju-district-backup.service yaoju-district-backup.timer",
@@ -162,8 +171,13 @@ func (s *server) database(t *testing.T) {
 	if got := s.sh("cd /; sudo -u postgres psql -XAtqd " + kept + " -c 'SELECT n FROM later'"); got != "1" {
 		t.Errorf("in %s: %s", kept, got)
 	}
+	// A folder that is there stays as open as it was, and no copy in it is.
+	s.sh("install -d -m 755 /srv/copies; yaoju-district-backup /srv/copies; [ $(stat -c %a /srv/copies) = 755 ]; [ $(stat -c %a /srv/copies/district-*) = 600 ]")
+	// One that turns out to be cut off changes nothing, and districtd goes on.
+	s.sh("head -c -200 " + copied + " > /tmp/cut.pgdump; if yaoju-district-restore /tmp/cut.pgdump; then exit 1; fi")
+	s.until("curl -fsS http://127.0.0.1:8090/ && systemctl is-active districtd")
 	// The copy that cannot be read is refused before anything changes.
-	s.sh("echo broken > /tmp/x.pgdump; ! yaoju-district-restore /tmp/x.pgdump; systemctl is-active districtd")
+	s.sh("echo broken > /tmp/x.pgdump; if yaoju-district-restore /tmp/x.pgdump; then exit 1; fi; systemctl is-active districtd")
 }
 
 // machines get in with what the district gave them, and are out when it says so.
@@ -200,6 +214,23 @@ yaoju enrol -config /etc/yaoju/kioskd.toml "$line"`)
 	s.sh(`line=$(sudo -u yaoju-district districtd enrol m-0001 | head -n 1); yaoju enrol -config /etc/yaoju/kioskd.toml -new-key "$line"`)
 	if got := ask(); got != "let in" {
 		t.Errorf("the machine with a new key: %s", got)
+	}
+}
+
+// updates are ordered as the guide says, with a bundle made here.
+func (s *server) updates(t *testing.T) {
+	s = s.in(t)
+	var order string
+	for _, block := range blocks(t, "DISTRICT.md", "text") {
+		if strings.Contains(block, "districtd update start") {
+			order = strings.ReplaceAll(block, "NEW", "9.9.9")
+		}
+	}
+	s.sh(`mkdir built; cp /usr/local/bin/yaoju built/; cp /usr/local/bin/yaoju built/kioskd
+yaoju update key -out release.key | tail -n 1 > release.keys
+yaoju update bundle -dir built -key release.key -version 9.9.9 -built 1767225600 -out yaoju_9.9.9_arm64.bundle`)
+	if out, err := s.shell("", order); err != nil || !strings.Contains(out, "brings 9.9.9 to 1 machines") || !strings.Contains(out, "m-0001") {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 

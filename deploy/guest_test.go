@@ -67,13 +67,13 @@ WantedBy=multi-user.target
 `
 	// As yaoju-setup makes it on a card with a partition for the data.
 	guestTable = `/dev/vda / ext4 ro,noatime 0 0
-LABEL=yaoju-data /data ext4 noatime,nodev,nosuid,noexec,errors=remount-ro,commit=5 0 2
-/data/yaoju /var/lib/yaoju none bind,x-systemd.requires-mounts-for=/data 0 0
-/data/versions /opt/yaoju none bind,nodev,nosuid,exec,x-systemd.requires-mounts-for=/data 0 0
-/data/yaoju-district /var/lib/yaoju-district none bind,x-systemd.requires-mounts-for=/data 0 0
-tmpfs /tmp tmpfs nodev,nosuid,size=64M 0 0
-tmpfs /var/tmp tmpfs nodev,nosuid,size=16M 0 0
-tmpfs /var/log tmpfs nodev,nosuid,noexec,size=16M 0 0
+LABEL=yaoju-data /data ext4 noatime,nodev,nosuid,noexec,errors=remount-ro,data=ordered,commit=5,nofail,x-systemd.device-timeout=30s,x-systemd.before=local-fs.target 0 2
+/data/yaoju /var/lib/yaoju none bind,x-systemd.requires-mounts-for=/data,nofail,x-systemd.device-timeout=30s,x-systemd.before=local-fs.target 0 0
+/data/versions /opt/yaoju none bind,nodev,nosuid,exec,x-systemd.requires-mounts-for=/data,nofail,x-systemd.device-timeout=30s,x-systemd.before=local-fs.target 0 0
+/data/yaoju-district /var/lib/yaoju-district none bind,x-systemd.requires-mounts-for=/data,nofail,x-systemd.device-timeout=30s,x-systemd.before=local-fs.target 0 0
+tmpfs /tmp tmpfs nodev,nosuid,mode=1777,size=128M 0 0
+tmpfs /var/tmp tmpfs nodev,nosuid,mode=1777,size=256M 0 0
+tmpfs /var/log tmpfs nodev,nosuid,noexec,mode=755,size=16M 0 0
 `
 )
 

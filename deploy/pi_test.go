@@ -195,6 +195,12 @@ func TestPiSplitOrder(t *testing.T) {
 			}
 		}
 	}
+	if out, err := pi(t, dir, nil, "readonly", "on"); err == nil || !strings.Contains(out, "kioskd could not write its ledger") {
+		t.Errorf("a root with the ledger on it becomes one that is only read: %v %s", err, out)
+	}
+	if out, err := pi(t, dir, nil, "data"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 	for _, how := range []string{"on", "off", "on", "off"} {
 		if out, err := pi(t, dir, nil, "readonly", how); err != nil {
 			t.Fatalf("%v\n%s", err, out)
@@ -488,23 +494,24 @@ func TestPiRoot(t *testing.T) {
 	root(t, "mke2fs", "-q", "-F", "-t", "ext4", "-L", "yaoju-data", disk+"p3")
 	dir := scratch(t)
 	got := root(t, "unshare", "--mount", "--pid", "--fork", "--kill-child", "pi/test/root.sh", dir, disk+"p3")
-	want := `data: done
+	want := `what would write its ledger on the root is refused: yes
+data: done
 data: done
 readonly: from the next start on; yaoju-setup writable lifts it until the start after
 the second time nothing changes: yes
 proc	/proc	proc	defaults	0	0
 PARTUUID=4e639091-01	/boot/firmware	vfat	ro	0	2
 PARTUUID=4e639091-02	/	ext4	ro,noatime	0	1
-LABEL=yaoju-data	/data	ext4	noatime,nodev,nosuid,noexec,errors=remount-ro,data=ordered,commit=5	0	2
-/data/yaoju	/var/lib/yaoju	none	bind,nodev,nosuid,noexec,x-systemd.requires-mounts-for=/data	0	0
-/data/chrony	/var/lib/chrony	none	bind,nodev,nosuid,noexec,x-systemd.requires-mounts-for=/data	0	0
-/data/systemd	/var/lib/systemd	none	bind,nodev,nosuid,noexec,x-systemd.requires-mounts-for=/data	0	0
-/data/versions	/opt/yaoju	none	bind,nodev,nosuid,exec,x-systemd.requires-mounts-for=/data	0	0
-tmpfs	/tmp	tmpfs	nodev,nosuid,size=64M	0	0
-tmpfs	/var/tmp	tmpfs	nodev,nosuid,size=16M	0	0
-tmpfs	/var/log	tmpfs	nodev,nosuid,noexec,size=16M	0	0
+LABEL=yaoju-data	/data	ext4	noatime,nodev,nosuid,noexec,errors=remount-ro,data=ordered,commit=5,nofail,x-systemd.device-timeout=30s,x-systemd.before=local-fs.target	0	2
+/data/yaoju	/var/lib/yaoju	none	bind,nodev,nosuid,noexec,x-systemd.requires-mounts-for=/data,nofail,x-systemd.device-timeout=30s,x-systemd.before=local-fs.target	0	0
+/data/chrony	/var/lib/chrony	none	bind,nodev,nosuid,noexec,x-systemd.requires-mounts-for=/data,nofail,x-systemd.device-timeout=30s,x-systemd.before=local-fs.target	0	0
+/data/systemd	/var/lib/systemd	none	bind,nodev,nosuid,noexec,x-systemd.requires-mounts-for=/data,nofail,x-systemd.device-timeout=30s,x-systemd.before=local-fs.target	0	0
+/data/versions	/opt/yaoju	none	bind,nodev,nosuid,exec,x-systemd.requires-mounts-for=/data,nofail,x-systemd.device-timeout=30s,x-systemd.before=local-fs.target	0	0
+tmpfs	/tmp	tmpfs	nodev,nosuid,mode=1777,size=128M	0	0
+tmpfs	/var/tmp	tmpfs	nodev,nosuid,mode=1777,size=256M	0	0
+tmpfs	/var/log	tmpfs	nodev,nosuid,noexec,mode=755,size=16M	0	0
 tmpfs	/var/lib/NetworkManager	tmpfs	nodev,nosuid,noexec,mode=700,size=4M	0	0
-tmpfs	/var/lib/dhcp	tmpfs	nodev,nosuid,noexec,size=4M	0	0
+tmpfs	/var/lib/dhcp	tmpfs	nodev,nosuid,noexec,mode=755,size=4M	0	0
 console=serial0,115200 root=PARTUUID=4e639091-02
 /run/NetworkManager/resolv.conf
 /data: data=ordered errors=remount-ro noatime nodev noexec nosuid rw 
@@ -515,6 +522,7 @@ console=serial0,115200 root=PARTUUID=4e639091-02
 /tmp: nodev nosuid rw 
 /var/tmp: nodev nosuid rw 
 /var/log: nodev noexec nosuid rw 
+half a copy of before is in it: no
 the ledger came along: yes
 it belongs to 12345 700
 the root can be written: no

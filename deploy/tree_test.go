@@ -23,7 +23,7 @@ func TestTree(t *testing.T) {
 	full.seal()
 	t.Run("life", func(t *testing.T) { life(t, bare.layer(t), kiosk, district) })
 	for name, test := range map[string]func(*testing.T, debian){
-		"files": files, "firewall": firewall, "setup": setup, "session": session, "restarts": restarted, "guest": guest,
+		"files": files, "firewall": firewall, "planted": planted, "setup": setup, "session": session, "restarts": restarted, "guest": guest,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, full.layer(t)) })
 	}
@@ -72,7 +72,17 @@ echo '# ours' >> /etc/yaoju/screen.conf`)
 		t.Errorf("after the upgrade: %s", got)
 	}
 
+	// What yaoju-setup does to a Pi, as far as it would outlive the package.
+	d.do(`install -D -m 755 /usr/lib/yaoju/initramfs-hook /etc/initramfs-tools/hooks/yaoju
+install -D -m 755 /usr/lib/yaoju/initramfs-premount /etc/initramfs-tools/scripts/local-premount/yaoju
+cp /usr/lib/yaoju/initramfs-hook /packages/hook
+mkdir -p /boot/firmware; echo 'console=tty1 usbcore.authorized_default=0 root=/dev/x yaoju.split=8' > /boot/firmware/cmdline.txt
+systemctl enable --quiet yaoju-grow yaoju-card.timer yaoju-firewall yaoju-screen`)
 	d.do("dpkg --remove yaoju-kiosk yaoju-district")
+	if got, want := d.do("cat /boot/firmware/cmdline.txt; find /etc/initramfs-tools -type f; sh /packages/hook; echo $?"), "console=tty1 root=/dev/x\n0\n"; got != want {
+		t.Errorf("after removal: %q, want %q", got, want)
+	}
+	d.do("rm -r /boot/firmware /etc/initramfs-tools")
 	there("after removal", kept...)
 	if got := d.do("find /etc/systemd/system -xtype l -o -name 'yaoju*.service' -o -name 'kioskd*' -o -name 'districtd*'"); got != "" {
 		t.Errorf("removal left links to units: %s", got)
@@ -153,7 +163,10 @@ ask "browser to elsewhere" as yaoju-screen busybox nc 192.0.2.2 80
 ask "kioskd to the broker" as yaoju busybox nc 192.0.2.2 8883
 ask "kioskd to elsewhere" as yaoju busybox nc 192.0.2.2 80
 ask "root to elsewhere" as root busybox nc 192.0.2.2 80
-nft add element inet yaoju technicians4 '{ 192.0.2.0/24 }'
+mkdir -p /x/usr/lib/systemd && cp -r /usr/lib/systemd/system /x/usr/lib/systemd/
+YAOJU_ROOT=/x yaoju-setup firewall 192.0.2.0/24
+cp /x/etc/yaoju/technicians.nft /etc/yaoju/
+nft -f /etc/yaoju/firewall.nft
 ask "ssh for a technician" in_peer busybox nc 192.0.2.1 22
 `)
 	want := `before, screen from outside: open
@@ -165,10 +178,40 @@ browser to elsewhere:
 kioskd to the broker: open
 kioskd to elsewhere: 
 root to elsewhere: open
+firewall: done; who may come in by SSH is in /etc/yaoju/technicians.nft
 ssh for a technician: open
 `
 	if out != want {
 		t.Errorf("got\n%s\nwant\n%s", out, want)
+	}
+}
+
+// The folder of versions is user yaoju's, who could plant anything there: nobody but
+// yaoju runs it, and for root only what root does as yaoju.
+func planted(t *testing.T, d debian) {
+	got := d.do(`mkdir -p /opt/yaoju/v
+printf '#!/bin/sh\necho "planted: $(basename "$0") $* as $(id -un) in $(id -Gn | tr " " "\\n" | grep -cx root) groups of root, $(tr -d "\\t" < /proc/self/status | grep NoNewPrivs)"\n' > /opt/yaoju/v/yaoju
+chmod 755 /opt/yaoju/v/yaoju && cp /opt/yaoju/v/yaoju /opt/yaoju/v/kioskd
+ln -s v /opt/yaoju/current && chown -R yaoju /opt/yaoju
+yaoju version; kioskd -version
+for words in doctor 'data export /tmp/x' 'data import /tmp/x' 'board info' 'update status' 'update verify x'; do yaoju $words 2>&1 | grep planted || true; done
+for words in 'data fill -staff s-01' 'data wipe-marks' 'data retire' 'enrol x'; do yaoju $words; done
+as() { user=$1; shift; setpriv --reuid $user --clear-groups "$@"; }
+as nobody yaoju version; as nobody kioskd -version
+as yaoju yaoju version; as yaoju kioskd -version`)
+	want := `yaoju 1.2.3
+kioskd 1.2.3
+planted: yaoju data fill -staff s-01 as yaoju in 0 groups of root, NoNewPrivs:1
+planted: yaoju data wipe-marks as yaoju in 0 groups of root, NoNewPrivs:1
+planted: yaoju data retire as yaoju in 0 groups of root, NoNewPrivs:1
+planted: yaoju enrol x as yaoju in 0 groups of root, NoNewPrivs:1
+yaoju 1.2.3
+kioskd 1.2.3
+planted: yaoju version as yaoju in 1 groups of root, NoNewPrivs:0
+planted: kioskd -version as yaoju in 1 groups of root, NoNewPrivs:0
+`
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
 
@@ -179,6 +222,7 @@ export YAOJU_ROOT=/pi
 mkdir -p /pi/boot/firmware /pi/etc/systemd/system /pi/usr/lib/systemd /pi/usr/lib/udev/rules.d /pi/dev/disk/by-label
 : > /pi/dev/disk/by-label/yaoju-data
 cp -r /usr/lib/systemd/system /pi/usr/lib/systemd/
+mkdir -p /pi/etc/yaoju && cp /etc/yaoju/firewall.nft /pi/etc/yaoju/
 cp /usr/lib/udev/rules.d/40-yaoju-usb.rules /pi/usr/lib/udev/rules.d/
 echo 'console=tty1 root=PARTUUID=0-02 rootwait' > /pi/boot/firmware/cmdline.txt
 device() { # SOCKET CLASS VENDOR PRODUCT NAME PROPERTIES
@@ -200,7 +244,8 @@ export YAOJU_PI=/tmp/pi
 // yaoju-setup asks, does what it says, and the second time nothing; a dry run changes
 // nothing. What it does to a Pi itself has tests of its own.
 func setup(t *testing.T, d debian) {
-	out := d.do(setUp + `cp -a /pi /before
+	out := d.do(setUp + `set +e
+cp -a /pi /before
 yaoju-setup --dry-run --yes > /tmp/dry
 diff -r /before /pi && echo unchanged
 cat /tmp/dry
@@ -212,11 +257,18 @@ cat /pi/boot/firmware/cmdline.txt; grep -v '^#' /pi/etc/udev/rules.d/41-yaoju-us
 find /pi/etc/systemd/system -type l | sort
 echo ---
 rm -r /pi && cp -a /before /pi
-printf 'n\n\nno\n\ny\n\ny\ny\n' | yaoju-setup > /tmp/said
+printf 'n\n\nno\n\ny\ny\n\ny\ny\n' | yaoju-setup > /tmp/said
 grep '^.*pi: ' /tmp/said
 grep -c '^ATTR' /pi/etc/udev/rules.d/41-yaoju-usb.rules
 systemctl --root=/pi is-enabled yaoju-screen yaoju-firewall || true
 yaoju-setup --dry-run readonly off; yaoju-setup split 6
+yaoju-setup firewall < /dev/null; echo "exit $?"
+for wrong in x 192.0.2 300.0.2.1/24 192.0.2.0/40 '1.2.3.4 }'; do yaoju-setup firewall "$wrong" 2>/dev/null && echo "$wrong was taken"; done
+systemctl --root=/pi is-enabled yaoju-firewall; ls /pi/etc/yaoju
+yaoju-setup firewall 2001:db8::/32 && cat /pi/etc/yaoju/technicians.nft && yaoju-setup firewall < /dev/null && systemctl --root=/pi is-enabled yaoju-firewall
+mkdir -p /pi/sys/devices/usb2/2-1/block/sda/sda2 /pi/sys/class/block && ln -s ../../devices/usb2/2-1/block/sda/sda2 /pi/sys/class/block/sda2
+printf '#!/bin/sh\n[ "$3" = / ] && echo /dev/sda2\n' > /tmp/findmnt && chmod 755 /tmp/findmnt
+PATH=/tmp:$PATH yaoju-setup usb 2>&1 && echo "the root was locked out"
 YAOJU_ROOT=/nowhere yaoju-setup usb 2>&1 && echo "taken for a Pi" || echo refused
 yaoju-setup nonsense 2>/dev/null && echo taken || echo refused
 yaoju-setup usb twice 2>/dev/null && echo taken || echo refused

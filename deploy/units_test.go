@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"testing"
+	"time"
 )
 
 // elfMachine says for which processor a program in a package is.
@@ -30,6 +31,24 @@ func elfMachine(t *testing.T, file, program string) string {
 		return "aarch64"
 	}
 	return e.Machine.String()
+}
+
+// The Pi's watchdog counts to 15 s at most; asked for more, some kernels give none.
+func TestWatchdog(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("kiosk/root/etc/systemd/system.conf.d/yaoju.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"RuntimeWatchdogSec", "RebootWatchdogSec"} {
+		m := regexp.MustCompile(`(?m)^` + key + `=(.+)$`).FindSubmatch(text)
+		if m == nil {
+			t.Fatalf("no %s", key)
+		}
+		if d, err := time.ParseDuration(string(m[1])); err != nil || d < 5*time.Second || d >= 15*time.Second {
+			t.Errorf("%s=%s: want 5 s to below 15 s", key, m[1])
+		}
+	}
 }
 
 // What systemd thinks of the sandboxes, from 0 (tight) to 10. The screen's is wider:

@@ -156,15 +156,25 @@ func holdData(data string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the machine's data folder: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(data, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	// The folder is kioskd's, who could put anything there: a link is not followed, and
+	// only what we made ourselves is given away.
+	path := filepath.Join(data, lockFile)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	made := err == nil
+	if errors.Is(err, fs.ErrExist) {
+		f, err = os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("the machine's data folder: %w", err)
+		return nil, fmt.Errorf("the machine's lock: %w", err)
+	}
+	if err := plainFile(f); err != nil {
+		return nil, errors.Join(fmt.Errorf("the machine's lock: %w", err), f.Close())
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		return nil, errors.Join(fmt.Errorf("kioskd runs and has the machine (%w); stop kioskd first: systemctl stop kioskd", err), f.Close())
 	}
 	// Made by root it would shut kioskd out. It is the folder's owner's.
-	if owner, ok := folder.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
+	if owner, ok := folder.Sys().(*syscall.Stat_t); ok && made && os.Geteuid() == 0 {
 		if err := f.Chown(int(owner.Uid), int(owner.Gid)); err != nil {
 			return nil, errors.Join(fmt.Errorf("the machine's lock: %w", err), f.Close())
 		}
@@ -172,9 +182,32 @@ func holdData(data string) (*os.File, error) {
 	return f, nil
 }
 
+// plainFile refuses what is no regular file, or one that has a second name elsewhere.
+func plainFile(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if own, ok := info.Sys().(*syscall.Stat_t); !info.Mode().IsRegular() || !ok || own.Nlink != 1 {
+		return fmt.Errorf("%s is no file of its own", f.Name())
+	}
+	return nil
+}
+
+// giveBack makes a file that root wrote under sudo the person's who asked for it, who
+// is to carry it away.
+func giveBack(f *os.File) error {
+	uid, err1 := strconv.Atoi(os.Getenv("SUDO_UID"))
+	gid, err2 := strconv.Atoi(os.Getenv("SUDO_GID"))
+	if os.Geteuid() != 0 || err1 != nil || err2 != nil {
+		return nil // nobody stands behind sudo
+	}
+	return f.Chown(uid, gid)
+}
+
 // locked says whether a kioskd has the data folder. It takes nothing and makes nothing.
 func locked(data string) bool {
-	f, err := os.Open(filepath.Join(data, lockFile))
+	f, err := os.OpenFile(filepath.Join(data, lockFile), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return false
 	}
@@ -215,8 +248,17 @@ const movedAway = ".moved-"
 
 // dataExport writes the data folder into one file, which only its owner may read, and
 // then takes this card out of use, because two cards with one memory would each tell
-// the district another history.
+// the district another history. Root opens the file and its folder; all else is done
+// as the owner of the data, whose folder may hold links to where only root may read.
 func dataExport(ctx context.Context, j dataJob) (err error) {
+	to, err := openCarrier(j.file)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, to.close()) }()
+	if err := become(j.cfg.Data); err != nil {
+		return err
+	}
 	found, err := ledger.Inspect(ctx, j.path(ledgerFile))
 	if err != nil {
 		return err
@@ -240,8 +282,8 @@ func dataExport(ctx context.Context, j dataJob) (err error) {
 		f.Name = name
 		m.Files = append(m.Files, f)
 	}
-	if err := j.writeExport(m); err != nil {
-		return err
+	if err := j.writeExport(to, m); err != nil {
+		return fmt.Errorf("write %s: %w", j.file, err)
 	}
 	if !j.keep {
 		if err := j.moveAway(m); err != nil {
@@ -314,22 +356,57 @@ func sumDataFile(path string) (dataFile, error) {
 	return dataFile{Size: n, SHA256: hex.EncodeToString(h.Sum(nil))}, err
 }
 
-// writeExport writes the file, durably, or leaves none.
-func (j dataJob) writeExport(m dataManifest) (err error) {
-	out, err := os.OpenFile(j.file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+// carrier is the file of an export, and the folder it lies in.
+type carrier struct {
+	file, folder *os.File
+	whole        bool // it is written and on disk
+}
+
+// openCarrier makes the file, which is to be new, or empty as a try that failed left it.
+func openCarrier(path string) (*carrier, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	folder, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	c := &carrier{file: f, folder: folder}
+	err = plainFile(f)
+	info, statErr := f.Stat()
+	if err == nil {
+		err = statErr
+	}
+	if err == nil && info.Size() != 0 {
+		err = fmt.Errorf("%s is there already", path)
+	}
+	if err == nil {
+		err = errors.Join(f.Chmod(0o600), giveBack(f))
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close(), folder.Close())
+	}
+	return c, nil
+}
+
+// close ends it. What is not whole is removed, or left empty where only root could.
+func (c *carrier) close() error {
+	var err error
+	if !c.whole {
+		err = c.file.Truncate(0)
+		_ = os.Remove(c.file.Name()) // root's folder: an empty file stays, and may be written again
+	}
+	return errors.Join(err, c.file.Close(), c.folder.Close())
+}
+
+// writeExport writes the file, durably.
+func (j dataJob) writeExport(to *carrier, m dataManifest) error {
+	head, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(j.file))
-		}
-	}()
-	head, err := json.MarshalIndent(m, "", "  ")
-	if err != nil {
-		return errors.Join(err, out.Close())
-	}
-	w := tar.NewWriter(out)
+	w := tar.NewWriter(to.file)
 	add := func(name string, size int64, from io.Reader) error {
 		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o600, Size: size, ModTime: m.At, Format: tar.FormatPAX}); err != nil {
 			return err
@@ -353,16 +430,10 @@ func (j dataJob) writeExport(m dataManifest) (err error) {
 	}
 	err = errors.Join(err, w.Close())
 	if err == nil {
-		err = out.Sync()
+		err = errors.Join(to.file.Sync(), to.folder.Sync())
 	}
-	err = errors.Join(err, out.Close())
-	if err == nil {
-		err = syncFolder(filepath.Dir(j.file))
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", j.file, err)
-	}
-	return nil
+	to.whole = err == nil
+	return err
 }
 
 func syncFolder(dir string) error {

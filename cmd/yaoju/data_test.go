@@ -4,12 +4,15 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"flag"
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -289,6 +292,113 @@ func TestDataKeepsOut(t *testing.T) {
 	}
 	for _, args := range [][]string{{"export"}, {"import", "a", "b"}, {"nothing"}, {"retire"}} {
 		c.run(2, args...)
+	}
+}
+
+// What kioskd could put in the lock's place leads root nowhere, and a lock that root
+// makes is the folder's owner's.
+func TestDataLock(t *testing.T) {
+	t.Parallel()
+	owner := func(path string) int {
+		info, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return int(info.Sys().(*syscall.Stat_t).Uid)
+	}
+	theirs := os.Getuid()
+	if theirs == 0 {
+		theirs = 65534
+	}
+	for _, kind := range []string{"a link", "a link to nothing", "a second name", "a folder", "a pipe", "nothing"} {
+		dir := t.TempDir()
+		target, lock := filepath.Join(t.TempDir(), "roots"), filepath.Join(dir, lockFile)
+		if err := errors.Join(os.WriteFile(target, []byte("kept"), 0o600), os.Chown(dir, theirs, -1)); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		switch kind {
+		case "a link":
+			err = os.Symlink(target, lock)
+		case "a link to nothing":
+			err = os.Symlink(target+"-none", lock)
+		case "a second name":
+			err = os.Link(target, lock)
+		case "a folder":
+			err = os.Mkdir(lock, 0o700)
+		case "a pipe":
+			err = syscall.Mkfifo(lock, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		held, err := holdData(dir)
+		if (err == nil) != (kind == "nothing") {
+			t.Errorf("%s as lock: %v", kind, err)
+		}
+		if err == nil {
+			if got := owner(lock); got != theirs {
+				t.Errorf("the lock is user %d's, and the folder %d's", got, theirs)
+			}
+			held.Close()
+		}
+		if got := owner(target); got != os.Getuid() {
+			t.Errorf("%s as lock: what it leads to is user %d's now", kind, got)
+		}
+		if _, err := os.Lstat(target + "-none"); err == nil {
+			t.Errorf("%s as lock: a file was made where it leads", kind)
+		}
+	}
+}
+
+// exportAs is set by TestDataExportOfAnother for the process it starts: the
+// configuration, and the file to write.
+var exportAs = flag.String("export-as", "", "configuration and file of an export, with a comma between")
+
+// Root exports another user's data as that user, into a folder that only root writes;
+// the file is the person's who stands behind sudo.
+func TestDataExportOfAnother(t *testing.T) {
+	if config, file, ok := strings.Cut(*exportAs, ","); ok {
+		os.Exit(dataCommand(t.Context(), []string{"export", "-config", config, file}, terminal{out: os.Stdout, err: os.Stderr}))
+	}
+	if os.Geteuid() != 0 {
+		return // only root can be another user
+	}
+	c := newCard(t)
+	c.live()
+	roots := t.TempDir()
+	c.ok(errors.Join(os.Chmod(roots, 0o755), os.WriteFile(filepath.Join(roots, "secret"), []byte("root's"), 0o600)))
+	for p := c.data; p != "/"; p = filepath.Dir(p) {
+		if info, err := os.Stat(p); err == nil && strings.HasPrefix(p, os.TempDir()+"/") {
+			c.ok(os.Chmod(p, info.Mode().Perm()|0o011)) // whoever owns what is below gets there
+		}
+	}
+	c.ok(filepath.WalkDir(c.data, func(path string, _ fs.DirEntry, err error) error {
+		return errors.Join(err, os.Chown(path, 65534, 65534))
+	}))
+	file := filepath.Join(roots, "carry")
+	export := func() (string, error) {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestDataExportOfAnother$", "-export-as", c.config+","+file)
+		cmd.Env = append(os.Environ(), "SUDO_UID=12345", "SUDO_GID=12346")
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	// What only root may read is not read for it, and the file that this left is empty.
+	c.ok(os.Link(filepath.Join(roots, "secret"), c.path("trust2.json")))
+	if out, err := export(); err == nil {
+		t.Fatalf("root's file was read: %s", out)
+	}
+	if info, err := os.Stat(file); err == nil && info.Size() != 0 {
+		t.Errorf("a file of %d bytes is left", info.Size())
+	}
+	c.ok(os.Remove(c.path("trust2.json")))
+	if out, err := export(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	info, err := os.Stat(file)
+	c.ok(err)
+	if own := info.Sys().(*syscall.Stat_t); own.Uid != 12345 || own.Gid != 12346 || info.Mode().Perm() != 0o600 || info.Size() == 0 {
+		t.Errorf("the file is %d:%d's, %v, %d bytes", own.Uid, own.Gid, info.Mode(), info.Size())
 	}
 }
 

@@ -92,6 +92,9 @@ func writeDiagnostics(ctx context.Context, path string, x *exam, d diagnosis) (e
 			err = errors.Join(fmt.Errorf("bundle: %w", err), os.Remove(path))
 		}
 	}()
+	if err := giveBack(out); err != nil {
+		return err
+	}
 	report, err := json.MarshalIndent(d, "", "  ")
 	if err != nil {
 		return err

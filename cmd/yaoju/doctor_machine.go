@@ -423,7 +423,7 @@ func switchOn(unit string) string {
 	case "yaoju-screen.service":
 		return "yaoju-setup screen"
 	case "yaoju-firewall.service":
-		return "yaoju-setup firewall"
+		return "yaoju-setup firewall NETWORK"
 	}
 	return "systemctl enable --now " + unit
 }

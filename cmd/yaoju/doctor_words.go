@@ -128,7 +128,7 @@ func sayings() map[string]saying {
 
 		"clock.synced":   {groupClock, good, "{1}，已同步", "{1}, synchronised", do("", "")},
 		"clock.trusted":  {groupClock, note, "{1}；配置写着 clock = \"trusted\"，不问是否同步", "{1}; the configuration says clock = \"trusted\", so nobody asks whether it is right", do("真机上删掉这一行", "on a real machine take that line out")},
-		"clock.unsynced": {groupClock, bad, "{1}，没有同步，居民暂不能领取", "{1}, not synchronised: residents are not served", do("接通网络，再看 chronyc sources 有没有时间服务器", "connect the network, then see whether chronyc sources lists a time server")},
+		"clock.unsynced": {groupClock, bad, "{1}，没有同步，居民暂不能领取", "{1}, not synchronised: residents are not served", do("接通网络，再看 sudo chronyc sources 有没有时间服务器", "connect the network, then see whether sudo chronyc sources lists a time server")},
 		"clock.wrong":    {groupClock, bad, "{1}，这个日期不可能", "{1}, which cannot be", do("接通网络等它同步；没有网络时由员工在屏幕上校时", "connect the network and wait; without one, staff set it at the screen")},
 		"clock.rtc":      {groupClock, note, "没有实时时钟芯片：断电后要等联网才知道时间", "no clock chip: after a power cut the time is known only once the network is there", do("", "")},
 

@@ -6,7 +6,8 @@ set -eu
 tree=$1 debs=$2 out=$3
 packages='initramfs-tools-core initramfs-tools klibc-utils libklibc cpio busybox logsave linux-base fdisk libfdisk1 libreadline8'
 mkdir -p "$debs"
-[ "$(ls "$debs" | wc -l)" -ge 11 ] || (cd "$debs" && apt-get download -qq $packages)
+fetch() { (cd "$debs" && apt-get download -qq $packages); }
+[ "$(ls "$debs" | wc -l)" -ge 11 ] || fetch 2>/dev/null || { apt-get update -qq && fetch; }
 layer=$(mktemp -d)
 mount -t tmpfs -o size=1G tmpfs "$layer"
 mkdir "$layer/upper" "$layer/work" "$layer/root"
@@ -16,7 +17,9 @@ mkdir "$layer/root/tmp/debs"
 cp "$debs"/*.deb "$layer/root/tmp/debs"
 cd "$layer/root"
 mount -t proc proc proc
-mount --bind /dev dev
+mount -t tmpfs -o mode=755 tmpfs dev
+for n in null zero full random urandom tty; do mknod -m 666 dev/$n c $(stat -c "%Hr %Lr" /dev/$n); done
+ln -s /proc/self/fd dev/fd
 chroot . /bin/sh -euc '
 # What of them is there in another version, or leans on what is not, is no matter here.
 dpkg --force-depends --force-confnew --install /tmp/debs/*.deb > /tmp/log 2>&1 || { cat /tmp/log; exit 1; }

@@ -28,6 +28,12 @@ echo 0123456789abcdef0123456789abcdef > etc/machine-id
 echo ledger > var/lib/yaoju/ledger.db
 chown -R 12345:12345 var/lib/yaoju
 chmod 700 var/lib/yaoju
+# A power cut left half a copy, the time before.
+mkdir data
+mount "$part" data
+mkdir data/yaoju.new
+echo half > data/yaoju.new/half
+umount data
 exec chroot . /bin/sh -eu -c '
 pi=/usr/lib/yaoju/pi
 yes() { what=$1; shift; if "$@" >/dev/null 2>&1; then echo "$what: yes"; else echo "$what: no"; fi; }
@@ -35,7 +41,8 @@ how() { findmnt -no OPTIONS "$1" | tr , "\n" | grep -E "^(ro|rw|nodev|nosuid|noe
 # What mount -a cannot do here: the root, the firmware, and proc once more.
 rest() { grep -v -e PARTUUID -e "^proc" /etc/fstab > /run/fstab; mount -a -T /run/fstab; }
 export TMPDIR=/run
-for step in data "readonly on"; do
+yes "what would write its ledger on the root is refused" sh -c "! $pi readonly on"
+for step in data; do
 	before=$(cat /etc/fstab)
 	$pi --dry-run $step > /run/dry
 	[ "$before" = "$(cat /etc/fstab)" ] || echo "the dry run of $step changed fstab"
@@ -45,7 +52,10 @@ sed -i "s/^\(PARTUUID\|proc\)/#&/" /etc/fstab
 $pi data
 $pi data
 sed -i "s/^#\(PARTUUID\|proc\)/\1/" /etc/fstab
-$pi "readonly" on
+before=$(cat /etc/fstab)
+$pi --dry-run readonly on > /run/dry
+[ "$before" = "$(cat /etc/fstab)" ] || echo "the dry run of readonly changed fstab"
+$pi readonly on
 cp /etc/fstab /run/once
 sed -i "s/^\(PARTUUID\|proc\)/#&/" /etc/fstab
 $pi data > /dev/null
@@ -58,6 +68,7 @@ cat /etc/fstab
 cat /boot/firmware/cmdline.txt
 readlink /etc/resolv.conf
 for at in /data /var/lib/yaoju /var/lib/chrony /var/lib/systemd /opt/yaoju /tmp /var/tmp /var/log; do echo "$at: $(how $at)"; done
+yes "half a copy of before is in it" test -e /var/lib/yaoju/half
 yes "the ledger came along" grep -q ledger /var/lib/yaoju/ledger.db
 echo "it belongs to $(stat -c "%u %a" /var/lib/yaoju)"
 yes "the root can be written" touch /etc/x
