@@ -243,7 +243,7 @@ func fresh(t testing.TB) string {
 // PostgreSQL in real time.
 const chosen = "^(TestOnPostgres|TestSeveral|TestCommandWithoutBroker|TestNumbered|TestOneSchema|TestMigrateAtOnce|TestPartitions|TestAtOnce|TestNumbersAtOnce|TestDatabaseGoesAway|TestLead|TestNotAlone" +
 	"|TestBadNetwork|TestWillOfAnOldConnection|TestDesiredAndCommands|TestBacklog|TestCopiedLedger|TestBrokerKeepsMachinesApart" +
-	"|TestCertificateIsTheName|TestRevokedIsGone|TestCertificateEnds|TestSigningKeyChanges|TestCopiedCard)$"
+	"|TestCertificateIsTheName|TestRevokedIsGone|TestCertificateEnds|TestSigningKeyChanges|TestCopiedCard|TestOrdersAgain)$"
 
 // Every test that touches the store runs on PostgreSQL as well.
 func TestOnPostgres(t *testing.T) {
