@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -93,7 +92,7 @@ func keepStaff(file, order string, words []string, t terminal) error {
 	if err := protocol.ValidAccounts(all.Accounts); err != nil {
 		return err
 	}
-	if err := writeWhole(file, append(protocol.Encode(all), '\n')); err != nil {
+	if err := staff.WriteFile(file, append(protocol.Encode(all), '\n')); err != nil {
 		return err
 	}
 	fmt.Fprintf(t.out, "%s holds %d accounts.\n", file, len(all.Accounts))
@@ -129,21 +128,4 @@ func askPIN(t terminal) (string, error) {
 		err = errors.New("the two PINs differ; nothing was changed")
 	}
 	return pin, err
-}
-
-// writeWhole puts a file in its place whole, for its owner's eyes only.
-func writeWhole(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".yaoju-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // gone by then, unless something failed
-	_, err = f.Write(b)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncFolder(filepath.Dir(path))
 }

@@ -253,32 +253,12 @@ func morning(t *testing.T, script string) string {
 	k := New(reader{d}, shelf{d}, d, guard{d}, Options{Machine: "m-1", Zone: time.UTC, Consent: strings.Contains(script, "> consent tap"),
 		Jack: d.jack, Log: slog.New(slog.DiscardHandler),
 		Desired: func() (protocol.Desired, bool) { return protocol.Desired{Policy: policy}, true }})
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	defer func() { cancel(); wg.Wait() }()
-	wg.Go(func() {
-		last := ""
-		for {
-			// Several screens may pass at one instant; people see the last.
-			time.Sleep(settle)
-			v, stale := k.Watch()
-			if s := summary(v); s != last && v.Serial > 0 {
-				note("%s", s)
-				last = s
-			}
-			select {
-			case <-stale:
-			case <-ctx.Done():
-				return
-			}
+	defer play(t, k, note, func(v View) string {
+		if v.Serial == 0 {
+			return ""
 		}
-	})
-	wg.Go(func() {
-		if err := k.Run(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-	synctest.Wait()
+		return summary(v)
+	})()
 
 	sc := bufio.NewScanner(strings.NewReader(script))
 	for sc.Scan() {
@@ -300,6 +280,37 @@ func morning(t *testing.T, script string) string {
 		synctest.Wait()
 	}
 	return out.String()
+}
+
+// play runs the kiosk, and notes what the screen shows, in words, whenever that
+// changes. Stop it.
+func play(t *testing.T, k *Kiosk, note func(format string, a ...any), words func(View) string) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		last := ""
+		for {
+			// Several screens may pass at one instant; people see the last.
+			time.Sleep(settle)
+			v, stale := k.Watch()
+			if s := words(v); s != last && s != "" {
+				note("%s", s)
+				last = s
+			}
+			select {
+			case <-stale:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	wg.Go(func() {
+		if err := k.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	synctest.Wait()
+	return func() { cancel(); wg.Wait() }
 }
 
 func (d *desk) play(k *Kiosk, f []string, line string) {

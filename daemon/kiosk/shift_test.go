@@ -330,31 +330,7 @@ func round(t *testing.T, script string) string {
 	k := New(reader{d}, shelf{d}, d, guard{d}, Options{Machine: "m-1", Zone: time.UTC, Jack: d.jack, Log: slog.New(slog.DiscardHandler),
 		Service: Service{Lobby: who, Hands: in, Stock: room, Bench: bench},
 		Desired: func() (protocol.Desired, bool) { return protocol.Desired{}, true }})
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	defer func() { cancel(); wg.Wait() }()
-	wg.Go(func() {
-		last := ""
-		for {
-			time.Sleep(settle)
-			v, stale := k.Watch()
-			if s := told(v); s != last {
-				note("%s", s)
-				last = s
-			}
-			select {
-			case <-stale:
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-	wg.Go(func() {
-		if err := k.Run(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-	synctest.Wait()
+	defer play(t, k, note, told)()
 	sc := bufio.NewScanner(strings.NewReader(script))
 	for sc.Scan() {
 		line := sc.Text()

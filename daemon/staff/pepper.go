@@ -24,15 +24,15 @@ func OpenPepper(path string) (Pepper, error) {
 		return p, fmt.Errorf("staff: %w", err)
 	}
 	rand.Read(p[:]) // never fails: crypto/rand ends the process instead
-	if err := write(path, p[:]); err != nil {
+	if err := WriteFile(path, p[:]); err != nil {
 		return Pepper{}, fmt.Errorf("staff: make the pepper: %w", err)
 	}
 	return p, nil
 }
 
-// write puts a new file in its place whole, for our eyes only.
-func write(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".pepper-*") // mode 0600
+// WriteFile puts a new file in its place whole, durably and for its owner's eyes only.
+func WriteFile(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
 	if err != nil {
 		return err
 	}
