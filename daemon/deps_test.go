@@ -44,6 +44,7 @@ var allowed = map[string]string{
 
 	"daemon/climate":   "",
 	"daemon/port":      "",
+	"daemon/pulse":     "",
 	"daemon/port/pty":  "",
 	"daemon/status":    "", // kioskd tells it, yaoju doctor asks for it
 	"daemon/scan":      "daemon/port",
@@ -54,8 +55,8 @@ var allowed = map[string]string{
 	"daemon/voice/gen": "daemon/voice daemon/words",
 	"daemon/web":       "protocol daemon/kiosk daemon/voice daemon/words",
 	"daemon/words":     "",
-	"cmd/kioskd":       "protocol protocol/gs1 daemon/staff daemon/status daemon/cabinet daemon/card daemon/dispense daemon/kiosk daemon/ledger daemon/machine daemon/machine/gpio daemon/scan daemon/uplink daemon/web daemon/identity daemon/identity/tpm daemon/update",
-	"cmd/districtd":    "protocol daemon/config daemon/district daemon/identity daemon/identity/backup daemon/update",
+	"cmd/kioskd":       "protocol daemon/pulse protocol/gs1 daemon/staff daemon/status daemon/cabinet daemon/card daemon/dispense daemon/kiosk daemon/ledger daemon/machine daemon/machine/gpio daemon/scan daemon/uplink daemon/web daemon/identity daemon/identity/tpm daemon/update",
+	"cmd/districtd":    "protocol daemon/pulse daemon/config daemon/district daemon/identity daemon/identity/backup daemon/update",
 	"cmd/yaoju":        "protocol daemon/staff daemon/scan/sim protocol/board daemon/cabinet daemon/status daemon/scan daemon/card/sim daemon/config daemon/ledger daemon/machine daemon/machine/sim daemon/machine/vending/sim daemon/port daemon/port/pty daemon/uplink daemon/update firmware/elf daemon/identity daemon/identity/tpm",
 	"firmware/agree":   "",
 	"firmware/bootsim": "protocol/board",
@@ -73,6 +74,7 @@ var fenced = map[string]string{
 	"database/sql":                          "daemon/ledger daemon/district",
 	"modernc.org/sqlite":                    "daemon/ledger daemon/district",
 	"go.bug.st/serial":                      "daemon/port",
+	"github.com/coreos/go-systemd":          "daemon/pulse",
 	"github.com/creack/pty":                 "daemon/port/pty",
 	"github.com/eclipse/paho.mqtt.golang":   "daemon/uplink daemon/district deploy_test",
 	"github.com/mochi-mqtt/server/v2":       "daemon/district",

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"yaoju/daemon/identity"
+	"yaoju/daemon/pulse"
 )
 
 // version is set by the release build with -ldflags "-X main.version=...".
@@ -129,7 +130,7 @@ func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	log.Info("districtd started", "version", version, "console", "http://"+doors.pages.Addr().String(), "broker", cfg.brokerName(doors.mqtt), "database", o.d.Engine(), "tls", cfg.MQTT.TLS, "key", publicKey(o.signer.Key))
 
-	alive, err := newPulse(log.With("part", "pulse"), pageAnswers(doors.pages.Addr().String()),
+	alive, err := pulse.New(log.With("part", "pulse"), pageAnswers(doors.pages.Addr().String()),
 		func(context.Context) error { return d.Ingesting(time.Now()) })
 	if err != nil {
 		return err

@@ -27,6 +27,7 @@ import (
 	"yaoju/daemon/kiosk"
 	"yaoju/daemon/ledger"
 	"yaoju/daemon/machine/gpio"
+	"yaoju/daemon/pulse"
 	"yaoju/daemon/scan"
 	"yaoju/daemon/uplink"
 	"yaoju/daemon/web"
@@ -132,18 +133,19 @@ func run(ctx context.Context, cfg cabinet.Config, with cabinet.Means, log *slog.
 	}
 	reader := cards{fitted.Reader}
 	dispenser := dispense.New(book, fitted.Motors, cfg.MotionLimit(), log.With("part", "dispense"))
-	alive, err := newPulse(func(ctx context.Context) error { _, err := book.Open(ctx); return err }, log.With("part", "pulse"))
+	round := &rounds{ask: func(ctx context.Context) error { _, err := book.Open(ctx); return err }}
+	alive, err := pulse.New(log.With("part", "pulse"), round.still)
 	if err != nil {
 		return err
 	}
-	warden := kiosk.NewWarden(alive.machine(body{fitted}), reader, book, rules{book}, dispenser, log.With("part", "warden"))
+	warden := kiosk.NewWarden(round.machine(body{fitted}), reader, book, rules{book}, dispenser, log.With("part", "warden"))
 	entrance := newDoor(warden)
 	who, err := openStaff(ctx, cfg.Data, book)
 	if err != nil {
 		return err
 	}
 	jack := headphones(cfg.Screen.Jack, log.With("part", "scan", "device", cfg.Screen.Jack))
-	booth := kiosk.New(reader, shelf{book}, dispenser, alive.guard(entrance), kiosk.Options{Machine: cfg.Machine, Zone: cfg.Location(),
+	booth := kiosk.New(reader, shelf{book}, dispenser, round.guard(entrance), kiosk.Options{Machine: cfg.Machine, Zone: cfg.Location(),
 		Consent: cfg.Consent == "tap", Desired: book.Desired, Service: service(cfg, who, book, fitted), Jack: jack, Log: log.With("part", "kiosk")})
 	id, err := newIdentity(cfg, log.With("part", "identity"))
 	if err != nil {

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"yaoju/daemon/kiosk"
+	"yaoju/daemon/pulse"
 )
 
 // systemd is the other end of the pulse.
@@ -64,12 +64,13 @@ func TestPulse(t *testing.T) {
 				var s systemd
 				var mu sync.Mutex
 				var ledger error
-				p := &pulse{tell: s.tell, look: 10 * time.Second, log: slog.New(slog.DiscardHandler),
-					ask: func(context.Context) error { mu.Lock(); defer mu.Unlock(); return ledger }}
+				const look = 10 * time.Second
+				p := &rounds{ask: func(context.Context) error { mu.Lock(); defer mu.Unlock(); return ledger }}
+				alive := pulse.To(s.tell, look, slog.New(slog.DiscardHandler), p.still)
 				ctx, stop := context.WithCancel(t.Context())
 				var running sync.WaitGroup
 				running.Go(func() {
-					if err := p.Run(ctx); err != nil {
+					if err := alive.Run(ctx); err != nil {
 						t.Error(err)
 					}
 				})
@@ -100,7 +101,7 @@ func TestPulse(t *testing.T) {
 				}
 				running.Go(func() { round(c.session, func() { p.guard(still{}).Watch() }) })
 				running.Go(func() { round(c.warden, func() { p.machine(stillBody{}).Watch() }) })
-				time.Sleep(sessionLimit + p.look)
+				time.Sleep(sessionLimit + look)
 				s.heard()
 				time.Sleep(10 * time.Minute)
 				if beats := s.heard()["WATCHDOG=1"]; c.fed && beats < 59 || !c.fed && beats > 0 {
@@ -114,23 +115,4 @@ func TestPulse(t *testing.T) {
 			})
 		})
 	}
-}
-
-// A systemd that wants no watchdog is told of the start and the end, and one that
-// is not there of nothing.
-func TestPulseWithoutWatchdog(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var s systemd
-		p := &pulse{tell: s.tell, log: slog.New(slog.DiscardHandler), ask: func(context.Context) error { return nil }}
-		p.guard(still{}).Watch()
-		p.machine(stillBody{}).Watch()
-		ctx, stop := context.WithTimeout(t.Context(), time.Hour)
-		defer stop()
-		if err := p.Run(ctx); err != nil {
-			t.Fatal(err)
-		}
-		if want := []string{"READY=1", "STOPPING=1"}; !slices.Equal(s.said, want) {
-			t.Errorf("told %v, want %v", s.said, want)
-		}
-	})
 }

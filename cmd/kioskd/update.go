@@ -30,6 +30,10 @@ import (
 // errRestart ends the process in order, so that systemd starts the other version.
 var errRestart = errors.New("another version of the software starts")
 
+// askLimit bounds one question to the ledger: it waits two seconds for a lock, and the
+// card may need some time to wake.
+const askLimit = 10 * time.Second
+
 // openVersions opens the folder of versions; nil if this machine takes no updates. A
 // folder that cannot be used is no reason to serve nobody.
 func openVersions(cfg cabinet.Update, log *slog.Logger) *update.Store {
