@@ -24,13 +24,14 @@ var allowed = map[string]string{
 	"daemon/config":       "",
 	"daemon/dispense":     "protocol",
 	"daemon/district":     "protocol daemon/words",
-	"daemon/identity":     "protocol", // machine ids and lists of signing keys
+	"daemon/durable":      "",
+	"daemon/identity":     "protocol daemon/durable", // machine ids and lists of signing keys
 	"daemon/kiosk":        "protocol daemon/dispense",
 	"daemon/ledger":       "protocol daemon/dispense",
 	"daemon/machine":      "protocol protocol/board daemon/port",
 	"daemon/machine/sim":  "protocol protocol/board",
 
-	"daemon/machine/gpio":        "protocol protocol/board daemon/machine",
+	"daemon/machine/gpio":        "protocol daemon/durable protocol/board daemon/machine",
 	"daemon/machine/gpio/sim":    "protocol daemon/machine/gpio",
 	"daemon/machine/vending":     "protocol daemon/machine daemon/port",
 	"daemon/machine/vending/sim": "protocol",
@@ -49,15 +50,15 @@ var allowed = map[string]string{
 	"daemon/status":    "", // kioskd tells it, yaoju doctor asks for it
 	"daemon/scan":      "daemon/port",
 	"daemon/scan/sim":  "",
-	"daemon/staff":     "protocol",
+	"daemon/staff":     "protocol daemon/durable",
 	"daemon/uplink":    "protocol",
 	"daemon/voice":     "daemon/words", // the lines to speak are phrases of the catalogue
 	"daemon/voice/gen": "daemon/voice daemon/words",
 	"daemon/web":       "protocol daemon/kiosk daemon/voice daemon/words",
 	"daemon/words":     "",
 	"cmd/kioskd":       "protocol daemon/pulse protocol/gs1 daemon/staff daemon/status daemon/cabinet daemon/card daemon/dispense daemon/kiosk daemon/ledger daemon/machine daemon/machine/gpio daemon/scan daemon/uplink daemon/web daemon/identity daemon/identity/tpm daemon/update",
-	"cmd/districtd":    "protocol daemon/pulse daemon/config daemon/district daemon/identity daemon/identity/backup daemon/update",
-	"cmd/yaoju":        "protocol daemon/staff daemon/scan/sim protocol/board daemon/cabinet daemon/status daemon/scan daemon/card/sim daemon/config daemon/ledger daemon/machine daemon/machine/sim daemon/machine/vending/sim daemon/port daemon/port/pty daemon/uplink daemon/update firmware/elf daemon/identity daemon/identity/tpm",
+	"cmd/districtd":    "protocol daemon/durable daemon/pulse daemon/config daemon/district daemon/identity daemon/identity/backup daemon/update",
+	"cmd/yaoju":        "protocol daemon/durable daemon/staff daemon/scan/sim protocol/board daemon/cabinet daemon/status daemon/scan daemon/card/sim daemon/config daemon/ledger daemon/machine daemon/machine/sim daemon/machine/vending/sim daemon/port daemon/port/pty daemon/uplink daemon/update firmware/elf daemon/identity daemon/identity/tpm",
 	"firmware/agree":   "",
 	"firmware/bootsim": "protocol/board",
 	"firmware/elf":     "protocol protocol/board",

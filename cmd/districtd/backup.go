@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"yaoju/daemon/durable"
 	"yaoju/daemon/identity"
 	"yaoju/daemon/identity/backup"
 )
@@ -146,7 +147,7 @@ func lay(dir string, files map[string][]byte) error {
 		if err := os.MkdirAll(filepath.Join(dir, path.Dir(name)), 0o700); err != nil {
 			return err
 		}
-		if err := identity.WriteSecret(filepath.Join(dir, name), b); err != nil {
+		if err := durable.WriteFile(filepath.Join(dir, name), b); err != nil {
 			return err
 		}
 	}

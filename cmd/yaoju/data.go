@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"yaoju/daemon/cabinet"
+	"yaoju/daemon/durable"
 	"yaoju/daemon/ledger"
 	"yaoju/protocol"
 )
@@ -314,7 +315,7 @@ func (j dataJob) moveAway(m dataManifest) error {
 	if err := os.Remove(j.path(ledgerFile + "-shm")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return syncFolder(j.cfg.Data)
+	return durable.SyncFolder(j.cfg.Data)
 }
 
 // carried lists the files of the data folder that belong to its memory, the ledger
@@ -434,14 +435,6 @@ func (j dataJob) writeExport(to *carrier, m dataManifest) error {
 	}
 	to.whole = err == nil
 	return err
-}
-
-func syncFolder(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // dataImport puts an export into a data folder without a ledger: all of it, checked,
@@ -570,7 +563,7 @@ func (j dataJob) takeOver(staged string, m dataManifest) error {
 		if err := os.Rename(filepath.Join(staged, name), to); err != nil {
 			return err
 		}
-		if err := syncFolder(filepath.Dir(to)); err != nil {
+		if err := durable.SyncFolder(filepath.Dir(to)); err != nil {
 			return err
 		}
 	}
@@ -688,7 +681,7 @@ func destroy(path string) error {
 	if err := errors.Join(err, f.Close(), os.Remove(path)); err != nil {
 		return err
 	}
-	return syncFolder(filepath.Dir(path))
+	return durable.SyncFolder(filepath.Dir(path))
 }
 
 func dataWipe(ctx context.Context, j dataJob) error {

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"yaoju/daemon/durable"
 	"yaoju/daemon/staff"
 	"yaoju/protocol"
 )
@@ -92,7 +93,7 @@ func keepStaff(file, order string, words []string, t terminal) error {
 	if err := protocol.ValidAccounts(all.Accounts); err != nil {
 		return err
 	}
-	if err := staff.WriteFile(file, append(protocol.Encode(all), '\n')); err != nil {
+	if err := durable.WriteFile(file, append(protocol.Encode(all), '\n')); err != nil {
 		return err
 	}
 	fmt.Fprintf(t.out, "%s holds %d accounts.\n", file, len(all.Accounts))

@@ -15,6 +15,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"yaoju/daemon/durable"
 )
 
 // Files for a broker that is a program of its own, in their folder. Certificate and
@@ -93,7 +95,7 @@ func replace(path string, b []byte) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return WriteSecret(path, b)
+	return durable.WriteFile(path, b)
 }
 
 // keepOwn makes the broker's certificate anew, with a new key, at two thirds of its
@@ -144,10 +146,10 @@ func (ca *CA) keepLists(dir string, revoked []KeyID, now time.Time) error {
 		lists.Write(pem.EncodeToMemory(&pem.Block{Type: pemList, Bytes: der}))
 	}
 	// The text comes last: without it the lists are made again.
-	if err := WriteSecret(filepath.Join(dir, BrokerRevoked), lists.Bytes()); err != nil {
+	if err := durable.WriteFile(filepath.Join(dir, BrokerRevoked), lists.Bytes()); err != nil {
 		return err
 	}
-	return WriteSecret(filepath.Join(dir, BrokerKeys), []byte(text))
+	return durable.WriteFile(filepath.Join(dir, BrokerKeys), []byte(text))
 }
 
 func revocationList(revoked []KeyID, now time.Time) *x509.RevocationList {

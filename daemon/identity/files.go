@@ -8,10 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"yaoju/daemon/durable"
 )
 
 // maxFile bounds a file of ours: a key and four certificates are 4 KiB, a full
@@ -58,58 +59,6 @@ func closedFolder(dir string) error {
 	return nil
 }
 
-// WriteSecret puts a file in the place of another at once: a power cut leaves the
-// one or the other. It is of mode 0600 and belongs to whoever owns the folder, though
-// root may write it. One file is written by one at a time.
-func WriteSecret(path string, b []byte) (err error) {
-	dir := filepath.Dir(path)
-	// Always the same name, so that what a power cut left behind, which may hold a key,
-	// is gone with the next; and never through a link.
-	name := filepath.Join(dir, ".new-"+filepath.Base(path))
-	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	_, err = f.Write(b)
-	if err := errors.Join(err, likeFolder(f, dir), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncFolder(dir)
-}
-
-// likeFolder gives f to the owner of dir, if we are somebody else, which only root
-// can be: kioskd has to read what a technician's sudo wrote.
-func likeFolder(f *os.File, dir string) error {
-	info, err := os.Stat(dir)
-	if err != nil {
-		return err
-	}
-	owner, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || int(owner.Uid) == os.Geteuid() {
-		return nil
-	}
-	return f.Chown(int(owner.Uid), int(owner.Gid))
-}
-
-func syncFolder(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
 // makeFolder makes a folder nobody else may enter, if it is not there.
 func makeFolder(dir string) error {
 	err := os.Mkdir(dir, 0o700)
@@ -124,7 +73,7 @@ func makeFolder(dir string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(likeFolder(d, filepath.Dir(dir)), d.Close(), syncFolder(filepath.Dir(dir)))
+	return errors.Join(durable.LikeFolder(d, filepath.Dir(dir)), d.Close(), durable.SyncFolder(filepath.Dir(dir)))
 }
 
 // holdFolder keeps other programs from changing a folder until the file is closed.
@@ -236,5 +185,5 @@ func writeBundle(path string, u bundle) error {
 	if err != nil {
 		return err
 	}
-	return WriteSecret(path, b)
+	return durable.WriteFile(path, b)
 }

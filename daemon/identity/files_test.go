@@ -107,24 +107,8 @@ func TestCA(t *testing.T) {
 	}
 }
 
-// A file is the old one or the new one, and nothing is left beside it.
-func TestWriteSecret(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "x")
-	for _, text := range []string{"one", "two"} {
-		if err := WriteSecret(path, []byte(text)); err != nil {
-			t.Fatal(err)
-		}
-		if b, err := readSecret(path); err != nil || string(b) != text {
-			t.Errorf("got %q, %v", b, err)
-		}
-	}
-	if err := WriteSecret(filepath.Join(dir, "none", "x"), nil); err == nil {
-		t.Error("wrote into a folder that is not there")
-	}
-	if all, err := os.ReadDir(dir); err != nil || len(all) != 1 {
-		t.Errorf("%d files are left, %v", len(all), err)
-	}
+func TestReadSecretTooLarge(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x")
 	if err := os.WriteFile(path, make([]byte, maxFile+1), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -443,29 +427,9 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
-// What a power cut left behind is gone with the next write, and a link that somebody
-// put in its place leads nowhere.
-func TestWriteSecretLeftover(t *testing.T) {
+// A link that somebody put in the place of a folder leads nowhere.
+func TestMakeFolderLink(t *testing.T) {
 	dir := t.TempDir()
-	path, target := filepath.Join(dir, "x"), filepath.Join(t.TempDir(), "target")
-	for name, leave := range map[string]func(string) error{
-		"half a file": func(at string) error { return os.WriteFile(at, []byte("half a key"), 0o644) },
-		"a link":      func(at string) error { return os.Symlink(target, at) },
-	} {
-		if err := leave(filepath.Join(dir, ".new-x")); err != nil {
-			t.Fatal(err)
-		}
-		if err := WriteSecret(path, []byte("new")); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-		b, err := readSecret(path)
-		if all, _ := os.ReadDir(dir); err != nil || string(b) != "new" || len(all) != 1 {
-			t.Errorf("%s: read %q, %v, and %d files are left", name, b, err, len(all))
-		}
-	}
-	if _, err := os.Stat(target); err == nil {
-		t.Error("it was written through the link")
-	}
 	if err := os.Symlink(t.TempDir(), filepath.Join(dir, "identity")); err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"yaoju/daemon/durable"
 	"yaoju/protocol"
 )
 
@@ -371,7 +372,7 @@ func (o Options) take(c credentials, files []string) error {
 			return err
 		}
 	}
-	return syncFolder(o.Dir)
+	return durable.SyncFolder(o.Dir)
 }
 
 // enrolmentKey is the key to ask for. One that was made for an answer that never

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"path/filepath"
 
+	"yaoju/daemon/durable"
 	"yaoju/protocol"
 )
 
@@ -162,7 +163,7 @@ func (o Options) makeSealing(inVault bool) error {
 		block.Bytes, err = x509.MarshalPKCS8PrivateKey(k)
 	}
 	if err == nil {
-		err = WriteSecret(filepath.Join(o.Dir, sealingFile), pem.EncodeToMemory(block))
+		err = durable.WriteFile(filepath.Join(o.Dir, sealingFile), pem.EncodeToMemory(block))
 	}
 	if err != nil {
 		return fmt.Errorf("make a sealing key: %w", err)

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"time"
 
+	"yaoju/daemon/durable"
 	"yaoju/protocol"
 )
 
@@ -141,7 +142,7 @@ func (s Signer) Save(path string) error {
 	for _, l := range s.Links {
 		b.Write(pem.EncodeToMemory(&pem.Block{Type: pemLink, Bytes: protocol.Encode(l)}))
 	}
-	if err := WriteSecret(path, b.Bytes()); err != nil {
+	if err := durable.WriteFile(path, b.Bytes()); err != nil {
 		return fmt.Errorf("keep the signing key: %w", err)
 	}
 	return nil

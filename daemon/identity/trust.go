@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"slices"
 
+	"yaoju/daemon/durable"
 	"yaoju/protocol"
 )
 
@@ -72,7 +73,7 @@ func (f TrustFile) Keep(_ context.Context, t protocol.Trust) error {
 	for _, k := range t.Keys {
 		r.Keys = append(r.Keys, k)
 	}
-	if err := WriteSecret(f.Path, protocol.Encode(r)); err != nil {
+	if err := durable.WriteFile(f.Path, protocol.Encode(r)); err != nil {
 		return fmt.Errorf("keep the trusted keys: %w", err)
 	}
 	return nil

@@ -6,7 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
+
+	"yaoju/daemon/durable"
 )
 
 // OpenPepper reads the machine's pepper, and makes it, durably, if there is none. A
@@ -24,29 +25,8 @@ func OpenPepper(path string) (Pepper, error) {
 		return p, fmt.Errorf("staff: %w", err)
 	}
 	rand.Read(p[:]) // never fails: crypto/rand ends the process instead
-	if err := WriteFile(path, p[:]); err != nil {
+	if err := durable.WriteFile(path, p[:]); err != nil {
 		return Pepper{}, fmt.Errorf("staff: make the pepper: %w", err)
 	}
 	return p, nil
-}
-
-// WriteFile puts a new file in its place whole, durably and for its owner's eyes only.
-func WriteFile(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // gone by then, unless something failed
-	_, err = f.Write(b)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

@@ -9,9 +9,9 @@ import (
 	"fmt"
 	"hash/crc32"
 	"os"
-	"path/filepath"
 	"slices"
 
+	"yaoju/daemon/durable"
 	"yaoju/protocol"
 	"yaoju/protocol/board"
 )
@@ -173,22 +173,9 @@ func (f File) Load() ([]byte, error) {
 	return data, err
 }
 
-// Save is durable when it returns nil: a new file, synced, in the old one's place,
-// and the folder synced. After a failure either may be there.
-func (f File) Save(data []byte) error {
-	next := f.Path + ".new"
-	if err := writeSynced(next, data); err != nil {
-		return err
-	}
-	if err := os.Rename(next, f.Path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(f.Path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
-}
+// Save is durable when it returns nil: a new file in the old one's place. After a
+// failure either may be there.
+func (f File) Save(data []byte) error { return durable.WriteFile(f.Path, data) }
 
 // Aside moves a damaged file out of the way and keeps it for a person to look at.
 func (f File) Aside() error {
@@ -197,13 +184,4 @@ func (f File) Aside() error {
 		return nil
 	}
 	return err
-}
-
-func writeSynced(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	return errors.Join(err, f.Sync(), f.Close())
 }
